@@ -1,0 +1,44 @@
+# install  set up .venv: PyTorch (its CPU build where there is no GPU), ddfast, what the demo and the tests need
+# demo     install, then distil scikit-learn's real handwritten digits and evaluate the result
+# test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
+#
+# To choose otherwise:  make install PYTHON=python3.12 CONSTRAINTS=my.txt  (CONSTRAINTS=/dev/null: no constraint)
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),/dev/null,constraints/cpu.txt)
+DEMO_RUN ?= runs/demo
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test test-full lint clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml $(filter-out /dev/null,$(CONSTRAINTS))
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[plot,digits,test]'
+	@touch $@
+
+demo: $(STAMP)
+	rm -rf $(DEMO_RUN)
+	$(BIN)/ddfast distill --out $(DEMO_RUN)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not full'
+
+test-full: $(STAMP)
+	$(BIN)/python -m pytest
+
+$(VENV)/.linted: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[lint]'
+	@touch $@
+
+lint: $(VENV)/.linted
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info

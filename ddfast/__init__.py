@@ -1,0 +1,8 @@
+"""ddfast: fast dataset distillation. Losses in `ddfast.functional` and `ddfast.nn`, the engine behind `ddfast distill`."""
+
+from ddfast import functional, nn
+from ddfast.moments import ClassMoments
+from ddfast.segments import ClassSegments
+
+__version__ = "0.1.0"
+__all__ = ["ClassMoments", "ClassSegments", "functional", "nn"]

@@ -1,0 +1,9 @@
+"""The two ways a run can end without being done; the command line turns each into one line and an exit code."""
+
+
+class UserError(ValueError):
+    """A mistake of the user's: a wrong value, a missing or broken file. Exit code 2."""
+
+
+class RunFailed(RuntimeError):
+    """A run that could not go on (a loss that is not finite, a full disk). The last good checkpoint is kept. Exit code 3."""

@@ -1,0 +1,296 @@
+"""The reference backend: every operator in vectorised PyTorch, gradients in closed form, on any device.
+
+It trades memory for plainness: rows are gathered into a block padded to the largest class, and float32 products stay
+float32 whatever autocast, the global precision flags or `tf32` allow. That only makes a result more accurate than asked.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddfast.operators.library import implement
+from ddfast.operators.schemas import accumulator
+
+
+@contextmanager
+def _float32_products() -> Iterator[None]:
+    """Float32 matrix products in float32, whatever the global flags say."""
+    flags = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before = [flag.fp32_precision for flag in flags]
+    for flag in flags:
+        flag.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            flag.fp32_precision = value
+
+
+def _exact(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        device = next(arg.device for arg in args if isinstance(arg, Tensor))
+        with torch.autocast(device.type, enabled=False), _float32_products():
+            return function(*args)
+
+    return run
+
+
+class _Rows:
+    """Rows of N by class, as a block (K, L, ...) padded with zeros to the largest class."""
+
+    def __init__(self, rows: Tensor, offsets: Tensor | None, index: Tensor | None, largest: int, num_classes: int):
+        self.shape = (num_classes, largest)
+        self.slot = None  # (N,) where row n lies in the flattened block
+        if offsets is None or index is None:
+            self.counts = torch.full((num_classes,), largest, device=rows.device)
+            self.member = torch.ones(self.shape, dtype=torch.bool, device=rows.device)
+            return
+        self.counts = offsets.diff()
+        rank = torch.arange(largest, device=rows.device)
+        self.member = rank < self.counts[:, None]
+        self.source = index[(offsets[:-1, None] + rank).clamp(max=max(len(index) - 1, 0))] if len(index) else None
+        position = torch.arange(len(index), device=rows.device)
+        label = torch.searchsorted(offsets, position, right=True) - 1
+        self.slot = torch.empty_like(index).scatter_(0, index, label * largest + position - offsets[label])
+
+    def block(self, rows: Tensor) -> Tensor:
+        """(N, ...) -> (K, L, ...)."""
+        if self.slot is None:
+            return rows.unflatten(0, self.shape)
+        if self.source is None:
+            return rows.new_zeros(*self.shape, *rows.shape[1:])
+        return self.mask(rows[self.source])
+
+    def mask(self, block: Tensor) -> Tensor:
+        """Zeros where the block has no row; a NaN elsewhere stays."""
+        member = self.member.reshape(*self.shape, *[1] * (block.ndim - 2))
+        return torch.where(member, block, 0)
+
+    def rows(self, block: Tensor) -> Tensor:
+        """(K, L, ...) -> (N, ...)."""
+        flat = block.flatten(0, 1)
+        return flat if self.slot is None else flat[self.slot]
+
+    def mean(self, block: Tensor) -> Tensor:
+        """(K, L, ...) -> (K, ...), zeros for an empty class."""
+        return block.sum(1) / self.counts.clamp(min=1).reshape(-1, *[1] * (block.ndim - 2))
+
+
+def _moments(rows: _Rows, block: Tensor, covariance: bool) -> tuple[Tensor, Tensor]:
+    """(K, L, D, P) -> means (K, D, P) and centred second moments / N (K, D, D), or (0,) without them."""
+    means = rows.mean(block)
+    if not covariance:
+        return means, block.new_empty(0)
+    centred = rows.mask(block - means[:, None]).transpose(1, 2).flatten(2)  # (K, D, L·P)
+    return means, centred @ centred.transpose(1, 2) / rows.counts.clamp(min=1).reshape(-1, 1, 1)
+
+
+def _maps(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, A, B, P) -> (N, D, P), D = A·B local descriptors."""
+    return features.to(dtype).flatten(1, 2)
+
+
+@_exact
+def class_moments(
+    features: Tensor, offsets: Tensor | None, index: Tensor | None, largest: int, num_classes: int, tf32: bool
+) -> tuple[Tensor, Tensor]:
+    rows = _Rows(features, offsets, index, largest, num_classes)
+    return _moments(rows, rows.block(_maps(features, accumulator(features.dtype))), covariance=True)
+
+
+@_exact
+def moment_matching_to_moments(
+    counts: Tensor,
+    means: Tensor,
+    covariances: Tensor,
+    syn: Tensor,
+    offsets: Tensor | None,
+    index: Tensor | None,
+    largest: int,
+    num_classes: int,
+    mean_weight: float,
+    covariance_weight: float,
+    tf32: bool,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(accumulator(syn.dtype), means.dtype)
+    rows = _Rows(syn, offsets, index, largest, num_classes)
+    syn_means, syn_covariances = _moments(rows, rows.block(_maps(syn, dtype)), covariance_weight != 0)
+    matched = ((counts > 0) & (rows.counts > 0)).reshape(-1, 1, 1)
+    mean_gap, covariance_gap = syn_means.new_empty(0), syn_means.new_empty(0)
+    terms = syn_means.new_zeros(2)
+    if mean_weight != 0:
+        mean_gap = torch.where(matched, syn_means - means, 0)  # (K, D, P)
+        terms[0] = mean_gap.square().sum()
+    if covariance_weight != 0:
+        covariance_gap = torch.where(matched, syn_covariances - covariances, 0)  # (K, D, D)
+        terms[1] = covariance_gap.square().sum()
+    terms = terms.to(accumulator(syn.dtype))
+    loss = mean_weight * terms[0] + covariance_weight * terms[1]
+    if not needs_grad:
+        syn_means, mean_gap, covariance_gap = (syn_means.new_empty(0) for _ in range(3))
+    return loss, terms, syn_means, mean_gap, covariance_gap
+
+
+def moment_matching(
+    real: Tensor,
+    real_offsets: Tensor | None,
+    real_index: Tensor | None,
+    real_largest: int,
+    syn: Tensor,
+    offsets: Tensor | None,
+    index: Tensor | None,
+    largest: int,
+    num_classes: int,
+    mean_weight: float,
+    covariance_weight: float,
+    tf32: bool,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = _Rows(real, real_offsets, real_index, real_largest, num_classes)
+    with torch.autocast(real.device.type, enabled=False), _float32_products():
+        block = rows.block(_maps(real, accumulator(real.dtype)))
+        means, covariances = _moments(rows, block, covariance_weight != 0)
+    side = (syn, offsets, index, largest, num_classes)
+    return moment_matching_to_moments(
+        rows.counts, means, covariances, *side, mean_weight, covariance_weight, tf32, needs_grad
+    )
+
+
+@_exact
+def moment_matching_backward(
+    grad: Tensor,
+    syn: Tensor,
+    offsets: Tensor | None,
+    index: Tensor | None,
+    largest: int,
+    num_classes: int,
+    means: Tensor,
+    mean_gap: Tensor,
+    covariance_gap: Tensor,
+    mean_weight: float,
+    covariance_weight: float,
+    tf32: bool,
+) -> Tensor:
+    # dL/dF_n = (4w/N)·Delta·(F_n − M) + (2w'/N)·D; the terms through the means cancel.
+    rows = _Rows(syn, offsets, index, largest, num_classes)
+    block = rows.block(_maps(syn, means.dtype))  # (K, L, D, P)
+    scale = grad / rows.counts.clamp(min=1).reshape(-1, 1, 1, 1)
+    gradient = torch.zeros_like(block)
+    if covariance_weight != 0:
+        gradient = (4 * covariance_weight) * scale * (covariance_gap[:, None] @ (block - means[:, None]))
+    if mean_weight != 0:
+        gradient = gradient + (2 * mean_weight) * scale * mean_gap[:, None]
+    return torch.empty_like(syn).copy_(rows.rows(gradient).reshape(syn.shape))
+
+
+def _distribution(rows: _Rows, block: Tensor) -> tuple[Tensor, Tensor]:
+    """(K, L, E) -> log P (K, L, E) and log Q (K, E); a Q that underflows has log 1, for its P is 0 as well."""
+    log_p = torch.log_softmax(block, -1)
+    q = rows.mean(rows.mask(log_p.exp()))
+    return log_p, torch.where(q == 0, 1, q).log()
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """P and the summands P·(log P − log Q) of the KL in its direct form, with 0·log 0 = 0."""
+    p = log_p.exp()
+    return p, torch.where(p == 0, 0, p * (log_p - log_q[:, None]))
+
+
+@_exact
+def class_complexity(
+    features: Tensor,
+    offsets: Tensor | None,
+    index: Tensor | None,
+    largest: int,
+    num_classes: int,
+    centralization_weight: float,
+    cmi_weight: float,
+    alpha: float | None,
+    beta: float,
+    reduction: str,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = _Rows(features, offsets, index, largest, num_classes)
+    block = rows.block(features.to(accumulator(features.dtype)))  # (K, L, E)
+    centers, drift, log_q = (block.new_empty(0) for _ in range(3))
+    spread = kl = block.new_zeros(num_classes)
+    if centralization_weight != 0:
+        centers = rows.mean(block)  # (K, E)
+        offset = rows.mask(block - centers[:, None])
+        squared = offset.square().sum(-1)  # (K, L)
+        spread = squared
+        drift = torch.zeros_like(centers)
+        if alpha is not None:
+            spread = rows.mask((torch.exp(alpha * squared) - beta).clamp(min=0))
+            drift = rows.mean(_pull(squared, alpha, beta)[..., None] * offset)
+        spread = spread.sum(1)
+    if cmi_weight != 0:
+        log_p, log_q = _distribution(rows, block)
+        kl = rows.mask(_divergence(log_p, log_q)[1].sum(-1)).sum(1)
+    per_class = centralization_weight * spread + cmi_weight * _share(reduction, features) * kl
+    terms = torch.stack([spread.sum(), _share(reduction, features) * kl.sum()])
+    loss = per_class if reduction == "none" else per_class.sum()
+    if not needs_grad:
+        centers, drift, log_q = (block.new_empty(0) for _ in range(3))
+    return loss, terms, centers, drift, log_q
+
+
+@_exact
+def class_complexity_backward(
+    grad: Tensor,
+    features: Tensor,
+    offsets: Tensor | None,
+    index: Tensor | None,
+    largest: int,
+    num_classes: int,
+    centers: Tensor,
+    drift: Tensor,
+    log_q: Tensor,
+    centralization_weight: float,
+    cmi_weight: float,
+    alpha: float | None,
+    beta: float,
+    reduction: str,
+) -> Tensor:
+    # dL_CC/dz_i = 2(w_i·(z_i − c) − mean_j w_j·(z_j − c)), w = 1 and no second part without alpha;
+    # dL_CMI/dz_i = P_i ⊙ (log P_i − log Q − KL_i); the term through Q cancels.
+    rows = _Rows(features, offsets, index, largest, num_classes)
+    block = rows.block(features.to(accumulator(features.dtype)))  # (K, L, E)
+    gradient = torch.zeros_like(block)
+    if centralization_weight != 0:
+        offset = block - centers[:, None]
+        if alpha is not None:
+            offset = _pull(offset.square().sum(-1), alpha, beta)[..., None] * offset - drift[:, None]
+        gradient = (2 * centralization_weight) * offset
+    if cmi_weight != 0:
+        p, summands = _divergence(torch.log_softmax(block, -1), log_q)
+        pulled = summands - p * summands.sum(-1, keepdim=True)
+        gradient = gradient + (cmi_weight * _share(reduction, features)) * pulled
+    return torch.empty_like(features).copy_(rows.rows(gradient * grad.reshape(-1, 1, 1)))
+
+
+def _pull(squared: Tensor, alpha: float, beta: float) -> Tensor:
+    """d max(0, exp(alpha·s) − beta) / ds."""
+    grown = torch.exp(alpha * squared)
+    return torch.where(grown < beta, 0, alpha * grown)
+
+
+def _share(reduction: str, features: Tensor) -> float:
+    return 1 / max(len(features), 1) if reduction == "batchmean" else 1.0
+
+
+for _operator in (
+    class_moments,
+    moment_matching,
+    moment_matching_to_moments,
+    moment_matching_backward,
+    class_complexity,
+    class_complexity_backward,
+):
+    implement("reference", _operator.__name__, _operator, "CompositeExplicitAutograd")

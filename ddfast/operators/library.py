@@ -1,0 +1,30 @@
+"""The torch.library side: each operator of `schemas` has an overload for every backend that implements it.
+
+`torch.ops.ddfast.<operator>.<backend>` is what an autograd function calls. All overloads of an operator have the same
+signature, so a caller need not know which one it got.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddfast.operators import backends
+from ddfast.operators.schemas import FAKES, SIGNATURES
+
+_library = torch.library.Library("ddfast", "DEF")
+
+
+def implement(backend: str, operator: str, function: Callable[..., Any], key: str) -> None:
+    """Registers `function` as the operator's `backend` overload, under a dispatch key."""
+    name = f"{operator}.{backend}"
+    _library.define(name + SIGNATURES[operator])
+    _library.impl(name, function, key)
+    torch.library.register_fake(f"ddfast::{name}", FAKES[operator], lib=_library)
+    backends.implemented[backend].add(operator)
+
+
+def overload(operator: str, backend: str | None, tensor: Tensor) -> Callable[..., Any]:
+    """The overload that runs on `tensor`'s device."""
+    return getattr(getattr(torch.ops.ddfast, operator), backends.choose(operator, tensor.device, backend))

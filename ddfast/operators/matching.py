@@ -1,0 +1,65 @@
+"""The autograd function of distribution matching and covariance matching, against a constant real side."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ddfast.operators.library import overload
+from ddfast.segments import ClassSegments
+
+
+class MomentMatching(torch.autograd.Function):
+    """The loss and its terms; the gradient flows to `syn` alone, once."""
+
+    @staticmethod
+    def forward(
+        operator: str,
+        real: tuple[Any, ...],
+        syn: Tensor,
+        segments: ClassSegments,
+        options: tuple[Any, ...],
+        backend: Any,
+    ) -> tuple[Tensor, ...]:
+        run = overload(operator, backend, syn)
+        side = (segments.offsets, segments.index, segments.largest, segments.num_classes)
+        return run(*real, syn, *side, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, syn, segments, (*weights, _), backend = inputs
+        _, terms, *state = output
+        ctx.mark_non_differentiable(terms, *state)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(syn, segments.offsets, segments.index, *state)
+        ctx.sizes = (segments.largest, segments.num_classes)
+        ctx.weights, ctx.backend = weights, backend
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        syn, offsets, index, *state = ctx.saved_tensors
+        run = overload("moment_matching_backward", ctx.backend, syn)
+        gradient = run(grad, syn, offsets, index, *ctx.sizes, *state, *ctx.weights)
+        return None, None, gradient, None, None, None
+
+
+def moment_matching(
+    operator: str,
+    real: tuple[Any, ...],
+    syn: Tensor,
+    segments: ClassSegments,
+    *,
+    mean_weight: float,
+    covariance_weight: float,
+    tf32: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    """The weighted loss () and its unweighted terms (2,); `real` is that operator's description of the real side."""
+    needs_grad = syn.requires_grad and torch.is_grad_enabled()
+    options = (mean_weight, covariance_weight, tf32, needs_grad)
+    loss, terms, *_ = MomentMatching.apply(operator, real, syn, segments, options, backend)
+    return loss, terms

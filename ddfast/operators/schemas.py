@@ -1,0 +1,105 @@
+"""The operators: what each takes and returns, as schemas and as fakes (shapes and dtypes without values).
+
+    class_moments                means and local covariances of every class
+    moment_matching              distribution and covariance matching against real features
+    moment_matching_to_moments   ... against the moments of real features
+    moment_matching_backward     the gradient of either
+    class_complexity             class centralization and conditional mutual information
+    class_complexity_backward    its gradient
+
+Matching features come as (N, A, B, P), N images of D = A·B local descriptors (channels, or channels by rows) at P
+positions, so that either `local` form of any memory format is read without a copy; complexity features as (N, E).
+Classes come as `offsets` (K + 1,) into a row `index` (N,), both None where rows are sorted and classes equal, and the
+rows of the largest class. A term whose weight is zero is not computed, and reported as 0.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SIDE = "Tensor? offsets, Tensor? index, SymInt largest, SymInt num_classes"
+MATCHING = "float mean_weight, float covariance_weight, bool tf32"
+COMPLEXITY = "float centralization_weight, float cmi_weight, float? alpha, float beta, str reduction"
+
+# The weighted loss (), its unweighted terms (2,), and what backward needs: the synthetic means (K, D, P) and the gaps of
+# the means (K, D, P) and of the covariances (K, D, D); empty where no gradient is needed or their weight is zero.
+MATCHED = "(Tensor loss, Tensor terms, Tensor syn_means, Tensor mean_gap, Tensor covariance_gap)"
+
+# The weighted loss, () or (K,) for reduction "none", its unweighted terms (2,), and what backward needs: the class means
+# (K, E), the pull on them (K, E; zeros without alpha) and log Q (K, E); empty likewise.
+CENTRED = "(Tensor loss, Tensor terms, Tensor centers, Tensor drift, Tensor log_q)"
+
+SIGNATURES = {
+    "class_moments": f"(Tensor features, {SIDE}, bool tf32) -> (Tensor means, Tensor covariances)",
+    "moment_matching": "(Tensor real, Tensor? real_offsets, Tensor? real_index, SymInt real_largest,"
+    f" Tensor syn, {SIDE}, {MATCHING}, bool needs_grad) -> {MATCHED}",
+    "moment_matching_to_moments": "(Tensor counts, Tensor means, Tensor covariances,"
+    f" Tensor syn, {SIDE}, {MATCHING}, bool needs_grad) -> {MATCHED}",
+    "moment_matching_backward": f"(Tensor grad, Tensor syn, {SIDE},"
+    f" Tensor syn_means, Tensor mean_gap, Tensor covariance_gap, {MATCHING}) -> Tensor",
+    "class_complexity": f"(Tensor features, {SIDE}, {COMPLEXITY}, bool needs_grad) -> {CENTRED}",
+    "class_complexity_backward": f"(Tensor grad, Tensor features, {SIDE},"
+    f" Tensor centers, Tensor drift, Tensor log_q, {COMPLEXITY}) -> Tensor",
+}
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums and results have: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _class_moments(features: Tensor, offsets: Any, index: Any, largest: int, num_classes: int, tf32: bool) -> Any:
+    _, a, b, positions = features.shape
+    dtype = accumulator(features.dtype)
+    means = features.new_empty(num_classes, a * b, positions, dtype=dtype)
+    return means, features.new_empty(num_classes, a * b, a * b, dtype=dtype)
+
+
+def _matched(syn: Tensor, dtype: torch.dtype, *rest: Any) -> tuple[Tensor, ...]:
+    _, _, _, num_classes, mean_weight, covariance_weight, _, needs_grad = rest
+    _, a, b, positions = syn.shape
+    means, covariances = (num_classes, a * b, positions), (num_classes, a * b, a * b)
+    result = accumulator(syn.dtype)
+    return (
+        syn.new_empty((), dtype=result),
+        syn.new_empty(2, dtype=result),
+        syn.new_empty(means if needs_grad else 0, dtype=dtype),
+        syn.new_empty(means if needs_grad and mean_weight != 0 else 0, dtype=dtype),
+        syn.new_empty(covariances if needs_grad and covariance_weight != 0 else 0, dtype=dtype),
+    )
+
+
+def _moment_matching(real: Tensor, offsets: Any, index: Any, largest: int, syn: Tensor, *rest: Any) -> Any:
+    return _matched(syn, accumulator(syn.dtype), *rest)
+
+
+def _moment_matching_to_moments(counts: Tensor, means: Tensor, covariances: Tensor, syn: Tensor, *rest: Any) -> Any:
+    return _matched(syn, torch.promote_types(accumulator(syn.dtype), means.dtype), *rest)
+
+
+def _class_complexity(features: Tensor, *rest: Any) -> Any:
+    _, _, _, num_classes, centralization_weight, cmi_weight, _, _, reduction, needs_grad = rest
+    dtype = accumulator(features.dtype)
+
+    def state(weight: float) -> Tensor:
+        return features.new_empty((num_classes, features.shape[1]) if needs_grad and weight != 0 else 0, dtype=dtype)
+
+    loss = features.new_empty((num_classes,) if reduction == "none" else (), dtype=dtype)
+    terms = features.new_empty(2, dtype=dtype)
+    return loss, terms, state(centralization_weight), state(centralization_weight), state(cmi_weight)
+
+
+def _like_second(grad: Tensor, features: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(features)
+
+
+FAKES: dict[str, Callable[..., Any]] = {
+    "class_moments": _class_moments,
+    "moment_matching": _moment_matching,
+    "moment_matching_to_moments": _moment_matching_to_moments,
+    "moment_matching_backward": _like_second,
+    "class_complexity": _class_complexity,
+    "class_complexity_backward": _like_second,
+}
