@@ -45,7 +45,7 @@ def _crop(images: Tensor, draws: Tensor) -> Tensor:
     rows, columns = _per_axis(_sources, images, draws)
     row, column = rows % height, columns % width
     index = (row * width + column).flatten(-2)
-    shifted = images.flatten(-2).take_along_dim(index, -1).view(images.shape)
+    shifted = images.flatten(-2).take_along_dim(index, -1).unflatten(-1, (height, width))
     return shifted.masked_fill((row != rows) | (column != columns), 0)
 
 
@@ -98,7 +98,7 @@ def _resample(images: Tensor, theta: Tensor) -> Tensor:
     to_x, to_y = theta[:, None, None].unbind(-1)
     grid = (to_x * x[:, None] + to_y * y[:, None, None]).to(images.dtype)
     grid = grid[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)
-    return F.grid_sample(images.flatten(0, 1), grid, align_corners=False).view(images.shape)
+    return F.grid_sample(images.flatten(0, 1), grid, align_corners=False).unflatten(0, images.shape[:2])
 
 
 def _integers(draws: Tensor, count: int) -> Tensor:

@@ -41,7 +41,7 @@ def number(name: str, value: Any) -> float:
 
 
 def maps(name: str, features: Tensor, local: str) -> Tensor:
-    """Matching features as the operators read them, without a copy: (N, A, B, P), A·B local descriptors at P positions."""
+    """Matching features as the operators read them: (N, A, B, P), A·B local descriptors at P positions; no copy."""
     floats(name, features)
     one_of("local", local, ("channels", "rows"))
     if local == "rows":

@@ -56,8 +56,11 @@ class ClassMoments:
         """The moments of both sets of rows together (Chan, Golub and LeVeque, 1983); equals the whole to rounding.
 
         Raises:
+            TypeError: if `other` is not a ClassMoments.
             ValueError: if `other` has another shape, dtype, device or `local`.
         """
+        if not isinstance(other, ClassMoments):
+            raise TypeError(f"other must be a ClassMoments, got {type(other).__name__}")
         for name in ("shape", "dtype", "device"):
             mine, theirs = getattr(self.means, name), getattr(other.means, name)
             if mine != theirs:
@@ -76,8 +79,8 @@ class ClassMoments:
 
     def to(self, device: torch.device | str) -> "ClassMoments":
         """The same moments on another device."""
-        tensors = (tensor.to(device) for tensor in (self.counts, self.means, self.covariances))
-        return ClassMoments(*tensors, self.local)
+        counts, means, covariances = (tensor.to(device) for tensor in (self.counts, self.means, self.covariances))
+        return ClassMoments(counts, means, covariances, self.local)
 
     @property
     def num_classes(self) -> int:

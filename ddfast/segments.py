@@ -1,9 +1,13 @@
 """Which rows of a feature tensor belong to which class."""
 
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +36,10 @@ class ClassSegments:
         """Rows sorted by class, `per_class` of each.
 
         Raises:
+            TypeError: if either number is not an integer.
             ValueError: if either number is below 1.
         """
-        for name, value in (("num_classes", num_classes), ("per_class", per_class)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        num_classes, per_class = _positive("num_classes", num_classes), _positive("per_class", per_class)
         return ClassSegments(num_classes, num_classes * per_class, per_class)
 
     @staticmethod
@@ -48,16 +51,16 @@ class ClassSegments:
             num_classes: K; by default the largest label + 1.
 
         Raises:
-            TypeError: if `labels` is not an integer tensor.
+            TypeError: if `labels` is not an integer tensor, or `num_classes` not an integer.
             ValueError: if it is not one-dimensional, or a label lies outside 0 .. K − 1.
         """
-        if not isinstance(labels, Tensor) or labels.dtype.is_floating_point or labels.dtype.is_complex:
+        if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
             got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise TypeError(f"labels must be an integer tensor, got {got}")
         if labels.ndim != 1:
             raise ValueError(f"labels must have shape (N,), got {tuple(labels.shape)}")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if num_classes is not None:
+            num_classes = _positive("num_classes", num_classes)
         if len(labels) == 0 and num_classes is None:
             raise ValueError("num_classes must be given where labels is empty")
 
@@ -86,3 +89,11 @@ class ClassSegments:
         if self.offsets is None:
             return torch.full((self.num_classes,), self.largest, dtype=torch.int64, device=device)
         return self.offsets.diff().to(device)
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | Integral):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value if isinstance(value, int) else int(value)

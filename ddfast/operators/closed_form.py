@@ -1,12 +1,11 @@
 """The reference backend: every operator in vectorised PyTorch, gradients in closed form, on any device.
 
-It trades memory for plainness: rows are gathered into a block padded to the largest class, and float32 products stay
-float32 whatever autocast, the global precision flags or `tf32` allow. That only makes a result more accurate than asked.
+It trades memory for plainness: rows are gathered into a block padded to the largest class, and float32 products keep
+their accuracy whatever autocast, the global precision flags or `tf32` allow. That is only more accurate than asked.
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,25 +15,23 @@ from ddfast.operators.library import implement
 from ddfast.operators.schemas import accumulator
 
 
-@contextmanager
-def _float32_products() -> Iterator[None]:
-    """Float32 matrix products in float32, whatever the global flags say."""
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b with float32 accuracy: in float64 where the global flags would lower a float32 product.
+
+    The flags are read and never written: other threads see them too, and one that inherits its value from a wider flag
+    could not be set back.
+    """
     flags = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [flag.fp32_precision for flag in flags]
-    for flag in flags:
-        flag.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for flag, value in zip(flags, before, strict=True):
-            flag.fp32_precision = value
+    if all(flag.fp32_precision in ("none", "ieee") for flag in flags):
+        return a @ b
+    return (a.double() @ b.double()).to(a.dtype)
 
 
-def _exact(function: Callable[..., Any]) -> Callable[..., Any]:
+def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*args: Any) -> Any:
         device = next(arg.device for arg in args if isinstance(arg, Tensor))
-        with torch.autocast(device.type, enabled=False), _float32_products():
+        with torch.autocast(device.type, enabled=False):
             return function(*args)
 
     return run
@@ -87,7 +84,7 @@ def _moments(rows: _Rows, block: Tensor, covariance: bool) -> tuple[Tensor, Tens
     if not covariance:
         return means, block.new_empty(0)
     centred = rows.mask(block - means[:, None]).transpose(1, 2).flatten(2)  # (K, D, L·P)
-    return means, centred @ centred.transpose(1, 2) / rows.counts.clamp(min=1).reshape(-1, 1, 1)
+    return means, _product(centred, centred.transpose(1, 2)) / rows.counts.clamp(min=1).reshape(-1, 1, 1)
 
 
 def _maps(features: Tensor, dtype: torch.dtype) -> Tensor:
@@ -95,7 +92,7 @@ def _maps(features: Tensor, dtype: torch.dtype) -> Tensor:
     return features.to(dtype).flatten(1, 2)
 
 
-@_exact
+@_without_autocast
 def class_moments(
     features: Tensor, offsets: Tensor | None, index: Tensor | None, largest: int, num_classes: int, tf32: bool
 ) -> tuple[Tensor, Tensor]:
@@ -103,7 +100,7 @@ def class_moments(
     return _moments(rows, rows.block(_maps(features, accumulator(features.dtype))), covariance=True)
 
 
-@_exact
+@_without_autocast
 def moment_matching_to_moments(
     counts: Tensor,
     means: Tensor,
@@ -137,6 +134,7 @@ def moment_matching_to_moments(
     return loss, terms, syn_means, mean_gap, covariance_gap
 
 
+@_without_autocast
 def moment_matching(
     real: Tensor,
     real_offsets: Tensor | None,
@@ -153,16 +151,15 @@ def moment_matching(
     needs_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = _Rows(real, real_offsets, real_index, real_largest, num_classes)
-    with torch.autocast(real.device.type, enabled=False), _float32_products():
-        block = rows.block(_maps(real, accumulator(real.dtype)))
-        means, covariances = _moments(rows, block, covariance_weight != 0)
+    block = rows.block(_maps(real, accumulator(real.dtype)))
+    means, covariances = _moments(rows, block, covariance_weight != 0)
     side = (syn, offsets, index, largest, num_classes)
     return moment_matching_to_moments(
         rows.counts, means, covariances, *side, mean_weight, covariance_weight, tf32, needs_grad
     )
 
 
-@_exact
+@_without_autocast
 def moment_matching_backward(
     grad: Tensor,
     syn: Tensor,
@@ -177,13 +174,16 @@ def moment_matching_backward(
     covariance_weight: float,
     tf32: bool,
 ) -> Tensor:
-    # dL/dF_n = (4w/N)·Delta·(F_n − M) + (2w'/N)·D; the terms through the means cancel.
+    # dL/dF_n = (4w/N)·Delta·(F_n − M) + (2w'/N)·D; the terms through the means cancel. They also take away the rounding
+    # of M, which a large mean makes as large as F_n − M: so F_n − M is centred once more.
     rows = _Rows(syn, offsets, index, largest, num_classes)
     block = rows.block(_maps(syn, means.dtype))  # (K, L, D, P)
     scale = grad / rows.counts.clamp(min=1).reshape(-1, 1, 1, 1)
     gradient = torch.zeros_like(block)
     if covariance_weight != 0:
-        gradient = (4 * covariance_weight) * scale * (covariance_gap[:, None] @ (block - means[:, None]))
+        centred = block - means[:, None]
+        centred = centred - rows.mean(rows.mask(centred))[:, None]
+        gradient = (4 * covariance_weight) * scale * _product(covariance_gap[:, None], centred)
     if mean_weight != 0:
         gradient = gradient + (2 * mean_weight) * scale * mean_gap[:, None]
     return torch.empty_like(syn).copy_(rows.rows(gradient).reshape(syn.shape))
@@ -202,7 +202,7 @@ def _divergence(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     return p, torch.where(p == 0, 0, p * (log_p - log_q[:, None]))
 
 
-@_exact
+@_without_autocast
 def class_complexity(
     features: Tensor,
     offsets: Tensor | None,
@@ -225,7 +225,7 @@ def class_complexity(
         offset = rows.mask(block - centers[:, None])
         squared = offset.square().sum(-1)  # (K, L)
         spread = squared
-        drift = torch.zeros_like(centers)
+        drift = rows.mean(offset)
         if alpha is not None:
             spread = rows.mask((torch.exp(alpha * squared) - beta).clamp(min=0))
             drift = rows.mean(_pull(squared, alpha, beta)[..., None] * offset)
@@ -241,7 +241,7 @@ def class_complexity(
     return loss, terms, centers, drift, log_q
 
 
-@_exact
+@_without_autocast
 def class_complexity_backward(
     grad: Tensor,
     features: Tensor,
@@ -258,7 +258,7 @@ def class_complexity_backward(
     beta: float,
     reduction: str,
 ) -> Tensor:
-    # dL_CC/dz_i = 2(w_i·(z_i − c) − mean_j w_j·(z_j − c)), w = 1 and no second part without alpha;
+    # dL_CC/dz_i = 2(w_i·(z_i − c) − mean_j w_j·(z_j − c)); without alpha w = 1 and the second part is the rounding of c;
     # dL_CMI/dz_i = P_i ⊙ (log P_i − log Q − KL_i); the term through Q cancels.
     rows = _Rows(features, offsets, index, largest, num_classes)
     block = rows.block(features.to(accumulator(features.dtype)))  # (K, L, E)
@@ -266,8 +266,8 @@ def class_complexity_backward(
     if centralization_weight != 0:
         offset = block - centers[:, None]
         if alpha is not None:
-            offset = _pull(offset.square().sum(-1), alpha, beta)[..., None] * offset - drift[:, None]
-        gradient = (2 * centralization_weight) * offset
+            offset = _pull(offset.square().sum(-1), alpha, beta)[..., None] * offset
+        gradient = (2 * centralization_weight) * (offset - drift[:, None])
     if cmi_weight != 0:
         p, summands = _divergence(torch.log_softmax(block, -1), log_q)
         pulled = summands - p * summands.sum(-1, keepdim=True)

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ddfast.operators.first_order import first_order
 from ddfast.operators.library import overload
 from ddfast.segments import ClassSegments
 
@@ -32,13 +32,14 @@ class ClassComplexity(torch.autograd.Function):
         ctx.weights, ctx.backend = weights, backend
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 5
         features, offsets, index, *state = ctx.saved_tensors
         run = overload("class_complexity_backward", ctx.backend, features)
-        return run(grad, features, offsets, index, *ctx.sizes, *state, *ctx.weights), None, None, None, None
+        with torch.no_grad():
+            gradient = run(grad, features, offsets, index, *ctx.sizes, *state, *ctx.weights)
+        return first_order(gradient, grad, features), None, None, None, None
 
 
 def class_complexity(

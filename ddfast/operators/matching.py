@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ddfast.operators.first_order import first_order
 from ddfast.operators.library import overload
 from ddfast.segments import ClassSegments
 
@@ -37,14 +37,14 @@ class MomentMatching(torch.autograd.Function):
         ctx.weights, ctx.backend = weights, backend
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
         syn, offsets, index, *state = ctx.saved_tensors
         run = overload("moment_matching_backward", ctx.backend, syn)
-        gradient = run(grad, syn, offsets, index, *ctx.sizes, *state, *ctx.weights)
-        return None, None, gradient, None, None, None
+        with torch.no_grad():
+            gradient = run(grad, syn, offsets, index, *ctx.sizes, *state, *ctx.weights)
+        return None, None, first_order(gradient, grad, syn), None, None, None
 
 
 def moment_matching(

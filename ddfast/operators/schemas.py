@@ -23,12 +23,12 @@ SIDE = "Tensor? offsets, Tensor? index, SymInt largest, SymInt num_classes"
 MATCHING = "float mean_weight, float covariance_weight, bool tf32"
 COMPLEXITY = "float centralization_weight, float cmi_weight, float? alpha, float beta, str reduction"
 
-# The weighted loss (), its unweighted terms (2,), and what backward needs: the synthetic means (K, D, P) and the gaps of
-# the means (K, D, P) and of the covariances (K, D, D); empty where no gradient is needed or their weight is zero.
+# The weighted loss (), its unweighted terms (2,), and what backward needs: the synthetic means (K, D, P) and the gaps
+# of the means (K, D, P) and of the covariances (K, D, D); empty where no gradient is needed or their weight is zero.
 MATCHED = "(Tensor loss, Tensor terms, Tensor syn_means, Tensor mean_gap, Tensor covariance_gap)"
 
-# The weighted loss, () or (K,) for reduction "none", its unweighted terms (2,), and what backward needs: the class means
-# (K, E), the pull on them (K, E; zeros without alpha) and log Q (K, E); empty likewise.
+# The weighted loss, () or (K,) for reduction "none", its unweighted terms (2,), and what backward needs: the class
+# means (K, E), the pull on them (K, E; without alpha what rounding took off them) and log Q (K, E); empty likewise.
 CENTRED = "(Tensor loss, Tensor terms, Tensor centers, Tensor drift, Tensor log_q)"
 
 SIGNATURES = {

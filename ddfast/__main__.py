@@ -1,0 +1,3 @@
+from ddfast.cli import main
+
+main()

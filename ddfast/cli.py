@@ -1,0 +1,180 @@
+"""The command line: `ddfast distill | pretrain | evaluate | report | recipes | info`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ddfast.distill.config import Config, from_recipe, recipes
+from ddfast.distill.folder import RunFolder
+from ddfast.distill.pool import PoolConfig
+from ddfast.distill.run import Run, evaluate_run, find_device, pretrain_with_progress
+from ddfast.errors import RunFailed, UserError
+from ddfast.info import info_lines
+from ddfast.options import given_keys, with_config_options
+from ddfast.report import class_table, evaluation_table
+from ddfast.signals import Interrupted, Stop
+
+app = typer.Typer(
+    help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Runs a command; whatever goes wrong for the user is one line on stderr and an exit code."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except UserError as error:
+        _end(error, 2)
+    except RunFailed as error:
+        _end(error, 3)
+    except torch.OutOfMemoryError as error:
+        _end(f"out of memory, a smaller --memory-budget may help: {error}", 3)
+    except Interrupted as error:
+        _end(f"stopped by {error}", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _end("stopped by SIGINT", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what Typer raises for a wrong option
+            raise
+        _end(error.format_message(), 2)
+
+
+def _end(message: object, code: int) -> None:
+    print(f"ddfast: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+@with_config_options
+def distill(
+    out: Annotated[
+        Path | None, typer.Option(help="the run folder [default: runs/DATA-ipcN]", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out", show_default=False)] = False,
+    **options: Any,
+) -> None:
+    """Distil a data set; without arguments the real handwritten digits of scikit-learn.
+
+    Data without a recipe gets DM + CM as published; every key of a recipe is an option of the same name.
+    """
+    given = given_keys(options)
+    recipe = given.pop("recipe", None)
+    named = bool(recipe)
+    if recipe is None and given.get("data", "digits") == "digits":
+        recipe = "digits"
+    base = from_recipe(recipe) if recipe else Config()
+    path = out or Path("runs") / _run_name(base, given)
+    if resume:
+        folder = RunFolder(path)
+        folder.check(resume)
+        asked = {**(dataclasses.asdict(base) if named else {}), **given}
+        config = _resumed(folder.load_config(), asked)
+    else:
+        config = base.replace(**given)
+    run = Run(config, path, resume, console)
+    _print_evaluation(path, run(), run.dataset.classes)
+
+
+def _run_name(base: Config, given: dict[str, Any]) -> str:
+    name = base.recipe or Path(given["data"]).name or "run"
+    return f"{name.replace('/', '-')}-ipc{given.get('ipc', base.ipc)}"
+
+
+def _resumed(stored: Config, asked: dict[str, Any]) -> Config:
+    """The configuration of the run, unless what is asked for differs in anything but more iterations."""
+    for name, value in asked.items():
+        held = getattr(stored, name)
+        more = name == "iterations" and value > held
+        if value != held and not more and (name, value) != ("device", "auto"):
+            raise UserError(f"{name} is {held!r} in this run, not {value!r}; --resume continues a run as it was begun")
+    return stored.replace(iterations=asked.get("iterations", stored.iterations))
+
+
+def _print_evaluation(path: Path, evaluation: dict[str, Any], classes: tuple[str, ...]) -> None:
+    if evaluation:
+        console.print(evaluation_table(evaluation))
+        if len(classes) <= 20:
+            console.print(class_table(evaluation, classes))
+    found = [str(path / name) for name in ("images.png", "curve.png") if (path / name).exists()]
+    console.print(Text(f"pictures: {', '.join(found) or 'none'}"), soft_wrap=True)
+
+
+@app.command()
+def pretrain(
+    data: Annotated[str, typer.Option(help="digits, or a folder with train.npz and test.npz")],
+    count: Annotated[int, typer.Option(help="networks in the pool", min=1)],
+    out: Annotated[Path, typer.Option(help="the folder of the pool; one that is there already is completed")],
+    epochs: Annotated[int, typer.Option(help="epochs for each network", min=1)] = 40,
+    network: Annotated[str, typer.Option(help="resnet18 or convnet")] = "resnet18",
+    width: Annotated[int | None, typer.Option(help="channels of the network [default: its own]", min=1)] = None,
+    depth: Annotated[int | None, typer.Option(help="blocks of the ConvNet [default: 3]", min=1)] = None,
+    norm: Annotated[str, typer.Option(help="instance, group, layer or none")] = "instance",
+    weight_decay: Annotated[float, typer.Option(help="5e-4 in IID, 1e-3 in CMI", min=0)] = 5e-4,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+) -> None:
+    """Pre-train the networks that class centralization and CMI need; goes on where it was stopped."""
+    from ddfast.data import load
+
+    dataset = load(data, device=find_device(device))
+    settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed)
+    with Stop() as stop:
+        pretrain_with_progress(out, dataset, count, settings, console, stop)
+    console.print(Text(f"{count} networks in {out}"))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    networks: Annotated[str, typer.Option(help="names joined by commas [default: the run's]", show_default=False)] = "",
+    repeats: Annotated[int | None, typer.Option(help="networks for each row [default: the run's]", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="epochs of each network [default: the run's]", min=1)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+) -> None:
+    """Evaluate a run's images again, perhaps with other networks (evaluation-NETWORK.json beside evaluation.json)."""
+    names = [name.strip() for name in networks.split(",")] if networks else [None]
+    for name in names:
+        evaluation, classes = evaluate_run(run, name, repeats, epochs, find_device(device), console)
+        if name:
+            console.print(Text(f"network: {name}"))
+        _print_evaluation(run, evaluation, classes)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    check: Annotated[bool, typer.Option("--check", help="exit with 1 unless distilled beats random")] = False,
+) -> None:
+    """Print the table of a run."""
+    folder = RunFolder(run)
+    folder.check(resume=True)
+    evaluation = folder.evaluation()
+    if not evaluation:
+        raise UserError(f"{run} holds no evaluation; ddfast evaluate makes one")
+    _print_evaluation(run, evaluation, folder.load_classes())
+    if check and not evaluation["distilled"]["mean"] > evaluation["random"]["mean"]:
+        _end("the distilled images are no better than random real ones", 1)
+
+
+@app.command("recipes")
+def list_recipes(name: Annotated[str, typer.Argument(help="print this one whole")] = "") -> None:
+    """List the recipes, or print all keys of one."""
+    if name:
+        console.print(Text(from_recipe(name).dumps().rstrip()), soft_wrap=True)
+        return
+    for known, keys in recipes().items():
+        console.print(Text(f"{known}: {keys.get('description', '')}"), soft_wrap=True)
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices, and which backend each operator would use here, and why not another."""
+    for line in info_lines():
+        console.print(Text(line), soft_wrap=True)

@@ -1,0 +1,126 @@
+"""A data set in a folder of two npz files; whatever is wrong with them is said in one sentence."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddfast.data.dataset import Dataset, Split
+from ddfast.errors import UserError
+
+_LAYOUT = "train.npz and test.npz, each with images uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W) and labels (N,)"
+_KEYS = ("images", "labels")
+
+
+def load_npz(folder: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Dataset:
+    """Reads `folder`/train.npz and `folder`/test.npz, and the class names in `folder`/classes.txt if it is there.
+
+    The npz files hold `images` uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W) and `labels`, integers (N,) from 0 up.
+    classes.txt names one class a line; of a line with tabs, its last column is the name. Every class needs a training
+    image, but not a test image. Raises `UserError`, naming the file, for anything missing, unreadable or inconsistent.
+    """
+    _check_folder(folder)
+    train, test = folder / "train.npz", folder / "test.npz"
+    train_images, train_labels = _read(train)
+    test_images, test_labels = _read(test)
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise UserError(f"{test}: an image is {test_images.shape[1:]}, but {train_images.shape[1:]} in train.npz")
+    largest = max(int(train_labels.max()), int(test_labels.max()))
+    names = _class_names(folder / "classes.txt", largest)
+    _check_every_class(train, train_labels, names, len(names) or largest + 1)
+    classes = names or [str(label) for label in range(largest + 1)]
+    return Dataset.from_splits(
+        folder.resolve().name,
+        Split.from_arrays(train_images, train_labels, len(classes)),
+        Split.from_arrays(test_images, test_labels, len(classes)),
+        classes,
+        mean,
+        std,
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        found = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; expected a folder with {_LAYOUT}") from error
+    missing = [name for name in ("train.npz", "test.npz") if name not in found]
+    if missing:
+        holds = f"holds {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}" if found else "is empty"
+        raise UserError(f"{folder} has no {' and no '.join(missing)}: it {holds}; expected {_LAYOUT}")
+
+
+def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    """The checked images (N, H, W, C) and labels (N,) of one npz file."""
+    found, arrays = _arrays(path)
+    missing = [key for key in _KEYS if key not in found]
+    if missing:
+        raise UserError(f"{path}: no array called {' or '.join(missing)}, it holds {', '.join(found) or 'nothing'}")
+    images, labels = arrays
+    _check_images(path, images)
+    _check_labels(path, labels, len(images))
+    return images.reshape(*images.shape[:3], -1), labels
+
+
+def _arrays(path: Path) -> tuple[list[str], list[NDArray[Any]]]:
+    """The names in an npz file, and the arrays of `_KEYS` that it has."""
+    try:
+        # Pickled objects are refused: reading them would run code from the file.
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            return archive.files, [np.asarray(archive[key]) for key in _KEYS if key in archive.files]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or 'damaged'}") from error
+    except MemoryError as error:
+        raise UserError(f"{path} does not fit into memory") from error
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is not an npz file, or is damaged or cut short") from error
+    except Exception as error:  # zlib, struct, tokenize and numpy each have their own for a damaged array
+        raise UserError(f"{path}: its images or labels are damaged, or pickled Python objects") from error
+
+
+def _check_images(path: Path, images: NDArray[Any]) -> None:
+    if images.dtype != np.uint8:
+        raise UserError(f"{path}: images must be uint8 from 0 to 255, not {images.dtype}")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise UserError(f"{path}: images must be (N, H, W, 3), (N, H, W, 1) or (N, H, W), not {images.shape}")
+    if images.size == 0:
+        raise UserError(f"{path}: there must be at least one image, but images is {images.shape}")
+
+
+def _check_labels(path: Path, labels: NDArray[Any], count: int) -> None:
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{path}: labels must be integers, not {labels.dtype}")
+    if labels.shape != (count,):
+        raise UserError(f"{path}: labels must be ({count},), one for each image, not {labels.shape}")
+    if labels.min() < 0:
+        raise UserError(f"{path}: labels must be 0 or more, not {labels.min()}")
+
+
+def _check_every_class(path: Path, labels: NDArray[np.integer], names: list[str], num_classes: int) -> None:
+    present = set(np.unique(labels).tolist())
+    for label in range(num_classes):
+        if label not in present:
+            called = f" ({names[label]})" if names else ""
+            raise UserError(f"{path}: class {label}{called} has no training image, but every class needs one")
+
+
+def _class_names(path: Path, largest: int) -> list[str]:
+    """The names in classes.txt, at least `largest` + 1 of them, or an empty list if there is no such file."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} must be UTF-8 text with one class name a line") from error
+    names = [line.split("\t")[-1].strip() for line in lines]
+    if "" in names:
+        raise UserError(f"{path}: line {names.index('') + 1} must name a class, but is empty")
+    if largest >= len(names):
+        raise UserError(f"{path}: {len(names)} classes are named, but the labels go up to {largest}")
+    return names

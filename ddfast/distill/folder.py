@@ -1,0 +1,143 @@
+"""The run folder: what a run leaves on disk, always whole, and what it resumes from."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ddfast.distill.config import Config
+from ddfast.errors import RunFailed, UserError
+from ddfast.files import write_atomically
+
+
+@dataclass
+class State:
+    """All that changes during a run: with the configuration it determines everything that comes after.
+
+    images: (K·IPC, C, H, W) float32 normalised, sorted by class. momentum: the same, SGD's buffer. iteration: how many
+    are done. threads, classes, rows: what the run was computed with, kept because rounding depends on them.
+    """
+
+    images: Tensor
+    momentum: Tensor
+    iteration: int
+    threads: int
+    classes: int
+    rows: int
+
+
+class RunFolder:
+    """The files of a run by their meaning; a failing disk ends the run and leaves the last checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics: TextIO | None = None
+
+    def check(self, resume: bool) -> None:
+        """Refuses a folder that holds a run where a new one is meant, and one that holds none where it is to resume."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is not a folder; --out must name one")
+        if resume and not (self.path / "config.toml").exists():
+            raise UserError(f"{self.path} holds no run to resume")
+        if not resume and (self.path / "config.toml").exists():
+            raise UserError(f"{self.path} already holds a run; --resume continues it, --out starts another one")
+
+    def open(self) -> None:
+        """Makes the folder, if need be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def load_config(self) -> Config:
+        return Config.load(self.path / "config.toml")
+
+    def save_config(self, config: Config) -> None:
+        self.write("config.toml", config.dumps().encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._disk():
+            write_atomically(self.path / name, content)
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        self.write(name, json.dumps(content, indent=1).encode())
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(
+                f"{self.path} cannot be written: {error.strerror}; the last checkpoint is kept, --resume continues from it"
+            ) from error
+
+    def save_state(self, state: State, labels: Tensor, metadata: dict[str, Any]) -> None:
+        """The checkpoint, and the synthetic set as others read it."""
+        images = state.images.cpu()
+        numbers = {key: getattr(state, key) for key in ("iteration", "threads", "classes", "rows")}
+        words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+        words["iteration"] = str(state.iteration)
+        self.write("synthetic.safetensors", safetensors.torch.save({"images": images, "labels": labels.cpu()}, words))
+        tensors = {"images": images, "momentum": state.momentum.cpu()}
+        self.write("checkpoint.safetensors", safetensors.torch.save(tensors, {"state": json.dumps(numbers)}))
+
+    def load_state(self, device: torch.device) -> State | None:
+        """The checkpoint; None where a run was ended before its first one."""
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safetensors.safe_open(path, "pt", device=str(device)) as file:
+                numbers = json.loads(file.metadata()["state"])
+                return State(file.get_tensor("images"), file.get_tensor("momentum"), **numbers)
+        except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a checkpoint of ddfast: {error}") from error
+
+    def load_classes(self) -> tuple[str, ...]:
+        """The names of the classes, from the synthetic set."""
+        with safetensors.safe_open(self.path / "synthetic.safetensors", "pt") as file:
+            return tuple(json.loads(file.metadata()["classes"]))
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Appends a line to metrics.jsonl and flushes it."""
+        with self._disk():
+            if self._metrics is None:
+                self._metrics = open(self.path / "metrics.jsonl", "a")
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a .jsonl file; a line torn by a kill is not one."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        self._rewrite(name, [*self.lines(name), line])
+
+    def cut(self, iteration: int) -> None:
+        """Drops what was recorded after `iteration`, which will be done again."""
+        for name in ("metrics.jsonl", "curve.jsonl"):
+            if (self.path / name).exists():
+                self._rewrite(name, [line for line in self.lines(name) if line["iteration"] <= iteration])
+
+    def _rewrite(self, name: str, lines: list[dict[str, Any]]) -> None:
+        self.write(name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def evaluation(self) -> dict[str, Any]:
+        path = self.path / "evaluation.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()

@@ -1,0 +1,183 @@
+"""Pre-trained networks, whose penultimate features class centralization and CMI look at: made, kept and drawn from."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ddfast import keyed
+from ddfast.data import Dataset
+from ddfast.errors import UserError
+from ddfast.files import write_atomically
+from ddfast.networks import Network, build
+from ddfast.training import Tick, accuracy, optimizer, train_epoch
+
+LR = 0.01
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How the networks of a pool are trained: SGD, learning rate 0.01 constant, batch 256, no augmentation."""
+
+    epochs: int = 40
+    network: str = "resnet18"
+    width: int | None = None
+    depth: int | None = None
+    norm: str = "instance"
+    weight_decay: float = 5e-4
+    seed: int = 0
+
+
+def pretrain(
+    folder: Path, dataset: Dataset, count: int, config: PoolConfig, tick: Tick, done: Callable[[int, float], None]
+) -> None:
+    """Trains the networks that `folder` does not hold yet, until it holds `count`.
+
+    Whatever ends it, it goes on from the last whole epoch. tick: called after every step. done: called with the number
+    of each network and its test accuracy in percent.
+
+    Raises:
+        UserError: if the folder holds a pool of another configuration, or cannot be written.
+    """
+    settings = {**dataclasses.asdict(config), **_data_settings(dataset)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder / "pool.json", settings)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+    for number in range(count):
+        path = _path(folder, number)
+        if not path.exists():
+            done(number, _pretrain_one(path, dataset, number, config, tick))
+
+
+def _pretrain_one(path: Path, dataset: Dataset, number: int, config: PoolConfig, tick: Tick) -> float:
+    device = dataset.train.images.device
+    network = build(
+        config.network,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        size=dataset.size,
+        width=config.width,
+        depth=config.depth,
+        norm=config.norm,
+        device=device,
+        generator=keyed.generator(config.seed, number, "pool network", device),
+    )
+    sgd = optimizer(network, LR, config.weight_decay)
+    partial = path.with_suffix(".partial")
+    begun = _load_partial(partial, network, sgd) if partial.exists() else 0
+    for epoch in range(begun, config.epochs):
+        shuffle = keyed.generator(config.seed, epoch, f"pool network {number} batches", torch.device("cpu"))
+        split = dataset.train
+        train_epoch(
+            network,
+            sgd,
+            split.images,
+            split.labels,
+            prepare=dataset.normalise,
+            strategy=(),
+            generator=shuffle,
+            tick=tick,
+        )
+        write_atomically(partial, _partial(network, sgd, epoch + 1))
+    reached, _ = accuracy(network, dataset)
+    metadata = {"config": json.dumps(network.config), "accuracy": str(reached), "epochs": str(config.epochs)}
+    write_atomically(path, safetensors.torch.save(network.state_dict(), metadata))
+    partial.unlink(missing_ok=True)
+    return reached
+
+
+def _partial(network: Network, sgd: torch.optim.SGD, epoch: int) -> bytes:
+    momentum = {f"momentum.{name}": sgd.state[p]["momentum_buffer"] for name, p in network.named_parameters()}
+    return safetensors.torch.save({**network.state_dict(), **momentum}, {"epoch": str(epoch)})
+
+
+def _load_partial(path: Path, network: Network, sgd: torch.optim.SGD) -> int:
+    """Puts an unfinished network back where it was; the epochs it has behind it."""
+    with safetensors.safe_open(path, "pt", device=str(network.head.weight.device)) as file:
+        network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
+        for name, parameter in network.named_parameters():
+            sgd.state[parameter]["momentum_buffer"] = file.get_tensor(f"momentum.{name}")
+        return int(file.metadata()["epoch"])
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"network-{number:04d}.safetensors"
+
+
+def _data_settings(dataset: Dataset) -> dict[str, Any]:
+    return {"classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)}
+
+
+def _claim(path: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings of a new pool, or refuses to mix in networks of others."""
+    if not path.exists():
+        write_atomically(path, json.dumps(settings, indent=1).encode())
+        return
+    for key, value in _read_settings(path).items():
+        if settings.get(key) != value:
+            raise UserError(
+                f"{path.parent} holds a pool of another {key}: {_short(value)}, not {_short(settings.get(key))}"
+            )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not the description of a pool: {error}") from error
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+class Pool:
+    """The networks of a folder on one device, frozen."""
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        """Raises `UserError` if `folder` holds no pool, or one of other classes, image sizes or normalisation."""
+        if not (folder / "pool.json").exists():
+            raise UserError(
+                f"{folder} is not a pool: it must hold pool.json and network-*.safetensors of ddfast pretrain"
+            )
+        settings = _read_settings(folder / "pool.json")
+        for key, value in _data_settings(dataset).items():
+            if settings.get(key) != value:
+                given = _short(settings.get(key))
+                raise UserError(
+                    f"{folder} is a pool for other data: its {key} is {given}, that of the run {_short(value)}"
+                )
+        paths = sorted(folder.glob("network-*.safetensors"))
+        if not paths:
+            raise UserError(f"{folder} holds no finished network yet; ddfast pretrain --out {folder} continues it")
+        self.networks = [_load(path, dataset) for path in paths]
+
+    def member(self, seed: int, iteration: int) -> Network:
+        """The one random network of an iteration."""
+        draw = keyed.uniform(seed, iteration, torch.zeros(1, dtype=torch.int64), "pool member", 1)
+        return self.networks[int(draw * len(self.networks))]
+
+
+def _load(path: Path, dataset: Dataset) -> Network:
+    device = dataset.train.images.device
+    try:
+        with safetensors.safe_open(path, "pt", device=str(device)) as file:
+            config = json.loads(file.metadata()["config"])
+            network = build(**config, device=device, generator=torch.Generator(device))
+            weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in network.state_dict()}
+            network.load_state_dict(weights)
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is not a network of ddfast: {error}") from error
+    if config["size"] != list(dataset.size) or config["channels"] != dataset.channels:
+        raise UserError(f"{path} is for images of {config['size']}, those of the run are {list(dataset.size)}")
+    return network.requires_grad_(False)

@@ -1,0 +1,299 @@
+"""A run from its first image to its last evaluation: checkpoints, resuming, and what is left on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+import ddfast
+from ddfast import keyed
+from ddfast.data import Dataset, load
+from ddfast.distill.config import Config, parse_bytes
+from ddfast.distill.folder import RunFolder, State
+from ddfast.distill.loop import Distiller
+from ddfast.distill.plan import Plan, footprint, make_plan
+from ddfast.distill.pool import Pool, PoolConfig, pretrain
+from ddfast.errors import RunFailed, UserError
+from ddfast.evaluate import Protocol, evaluate_all, evaluate_distilled
+from ddfast.networks import Network, build
+from ddfast.report import save_curve, save_grid
+from ddfast.report.progress import meter
+from ddfast.signals import Stop
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def load_data(config: Config, device: torch.device) -> Dataset:
+    return load(config.data, holdout=config.holdout, mean=config.mean, std=config.std, device=device)
+
+
+def protocol_of(config: Config) -> Protocol:
+    """How the run's images are evaluated."""
+    keys = ("network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed")
+    return Protocol(**{key: getattr(config, key) for key in keys})
+
+
+class Run:
+    """A run folder at work.
+
+    Args:
+        config: of a new run, or the one that `path` holds.
+        path: the run folder.
+        resume: whether `path` holds a run already.
+
+    Raises:
+        UserError: before anything is written, if the configuration cannot be carried out.
+    """
+
+    def __init__(self, config: Config, path: Path, resume: bool, console: Console) -> None:
+        self.folder = RunFolder(path)
+        self.folder.check(resume)
+        self.console = console
+        self.device = find_device(config.device)
+        self.config = config = config.replace(device=str(self.device))
+        self.dataset = load_data(config, self.device)
+        fewest = min(self.dataset.train.counts)
+        if config.init == "real" and config.ipc > fewest:
+            raise UserError(
+                f"ipc must be at most {fewest}, the images of the smallest class of {config.data}, got {config.ipc}"
+            )
+        self.network = self._build(config.network, config.width, config.depth)
+        self.budget = parse_bytes(config.memory_budget)
+        protocol_of(config)
+        self.pool = Pool(Path(config.pool), self.dataset) if config.needs_pool and config.pool else None
+        self.state = self.folder.load_state(self.device) if resume else None
+
+    def _build(self, name: str, width: int | None, depth: int | None) -> Network:
+        dataset = self.dataset
+        return build(
+            name,
+            channels=dataset.channels,
+            num_classes=dataset.num_classes,
+            size=dataset.size,
+            width=width,
+            depth=depth,
+            norm=self.config.norm,
+            device=self.device,
+            generator=torch.Generator(self.device),
+        ).requires_grad_(False)
+
+    def __call__(self) -> dict[str, Any]:
+        """Distils, evaluates and draws; what evaluation.json holds."""
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        self.folder.open()
+        with Stop() as stop:
+            self.stop = stop
+            self.folder.save_config(self.config)
+            self._make_pool()
+            state = self._begin()
+            try:
+                self._distill(state)
+                evaluation = self._evaluate(state)
+            finally:
+                self.folder.close()
+        self._draw(state, evaluation)
+        return evaluation
+
+    def _make_pool(self) -> None:
+        config = self.config
+        if not config.needs_pool or self.pool is not None:
+            return
+        path = self.folder.path / "pool"
+        settings = PoolConfig(
+            epochs=config.pool_epochs,
+            network=config.pool_network,
+            width=config.pool_width,
+            depth=config.pool_depth,
+            norm=config.norm,
+            seed=config.seed,
+        )
+        pretrain_with_progress(path, self.dataset, config.pool_count, settings, self.console, self.stop)
+        self.pool = Pool(path, self.dataset)
+
+    def _begin(self) -> State:
+        """The state to go on from, with the threads and chunks it was computed with."""
+        state = self.state
+        if state is None:
+            images = self._initial_images()
+            plan = self._plan()
+            threads = torch.get_num_threads()
+            state = State(images, torch.zeros_like(images), 0, threads, plan.classes, plan.rows)
+            self._checkpoint(state)
+        elif state.threads != torch.get_num_threads():
+            self.console.print(f"using {state.threads} threads, as this run did before")
+            torch.set_num_threads(state.threads)
+        self.folder.cut(state.iteration)
+        return state
+
+    def _plan(self) -> Plan:
+        shape = (self.dataset.channels, *self.dataset.size)
+        complexity = [
+            footprint(network, "features", shape) for network in (self.pool.networks[:1] if self.pool else [])
+        ]
+        return make_plan(
+            self.budget,
+            shape=shape,
+            ipc=self.config.ipc,
+            batch_real=min(self.config.batch_real, min(self.dataset.train.counts)),
+            matching=footprint(self.network, "embed", shape),
+            complexity=complexity[0] if complexity else (0, 0),
+        )
+
+    def _initial_images(self) -> Tensor:
+        """(K·IPC, C, H, W): random real images of every class, or noise."""
+        config, dataset = self.config, self.dataset
+        classes = torch.arange(dataset.num_classes, device=self.device)
+        if config.init == "real":
+            scores = keyed.bits(config.seed, 0, classes, "initial images", max(dataset.train.counts))
+            return dataset.normalise(dataset.train.images[dataset.train.choose(classes, config.ipc, scores).flatten()])
+        shape = (dataset.num_classes * config.ipc, dataset.channels, *dataset.size)
+        generator = keyed.generator(config.seed, 0, "initial noise", self.device)
+        return torch.randn(shape, generator=generator, device=self.device)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.arange(self.dataset.num_classes, device=self.device).repeat_interleave(self.config.ipc)
+
+    def _checkpoint(self, state: State) -> None:
+        if not bool(state.images.isfinite().all()):
+            raise RunFailed(f"the images are not finite after iteration {state.iteration}; {self._kept()}")
+        dataset = self.dataset
+        about = {"recipe": self.config.recipe or self.config.data, "version": ddfast.__version__}
+        metadata = {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std, **about}
+        self.folder.save_state(state, self.labels, metadata)
+        self._saved = state.iteration
+
+    def _kept(self) -> str:
+        return f"the last good checkpoint, of iteration {self._saved}, is kept in {self.folder.path}"
+
+    def _distill(self, state: State) -> None:
+        config = self.config
+        self._saved = state.iteration
+        distiller = Distiller(config, self.dataset, self.network, self.pool, Plan(state.classes, state.rows))
+        curve_every = config.eval_every or 0
+        if state.iteration == 0 and curve_every:
+            self._point(state)
+        with meter(self.console, "distil", config.iterations, state.iteration) as bar:
+            note = ""
+            while state.iteration < config.iterations:
+                terms = distiller.iterate(state)
+                if state.iteration % config.log_every == 0:
+                    note = self._log(state, distiller.report(terms))
+                bar.step(note)
+                if self.stop.requested or state.iteration % config.checkpoint_every == 0:
+                    self._checkpoint(state)
+                self.stop.check()
+                if curve_every and state.iteration % curve_every == 0 and state.iteration < config.iterations:
+                    self._checkpoint(state)
+                    self._point(state)
+        if self._saved != state.iteration:
+            self._checkpoint(state)
+
+    def _log(self, state: State, terms: dict[str, float]) -> str:
+        if not all(map(_finite, terms.values())):
+            values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+            raise RunFailed(f"the loss of iteration {state.iteration} is not finite ({values}); {self._kept()}")
+        self.folder.log({"iteration": state.iteration, **terms})
+        return "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
+
+    def _point(self, state: State) -> None:
+        """A point of the accuracy curve."""
+        images = (state.images, self.labels)
+        self._record(
+            state, evaluate_distilled(*images, self.dataset, protocol_of(self.config), self.console, self.stop)
+        )
+
+    def _record(self, state: State, result: dict[str, Any]) -> None:
+        self.folder.append("curve.jsonl", {"iteration": state.iteration, "mean": result["mean"], "std": result["std"]})
+
+    def _evaluate(self, state: State) -> dict[str, Any]:
+        """The table of the last images; the best of the curve is named apart, for it was picked on the test images."""
+        config = self.config
+        if config.eval_every == 0:
+            return {}
+        evaluation = self.folder.evaluation()
+        if evaluation.get("iteration") == state.iteration:
+            return evaluation
+        images = (state.images, self.labels)
+        protocol = protocol_of(config)
+        table = evaluate_all(*images, self.dataset, protocol, config.whole_epochs, self.console, self.stop)
+        evaluation = {"iteration": state.iteration, **table}
+        if config.eval_every:
+            self._record(state, table["distilled"])
+            evaluation["best"] = max(self.folder.lines("curve.jsonl"), key=lambda point: point["mean"])
+        self.folder.write_json("evaluation.json", evaluation)
+        return evaluation
+
+    def _draw(self, state: State, evaluation: dict[str, Any]) -> None:
+        path, dataset, config = self.folder.path, self.dataset, self.config
+        try:
+            images = dataset.denormalise(state.images).cpu()
+            save_grid(images, dataset.classes, config.ipc, path / "images.png")
+            title = f"{config.recipe or config.data}, {config.ipc} images a class"
+            metrics, curve = self.folder.lines("metrics.jsonl"), self.folder.lines("curve.jsonl")
+            save_curve(path / "curve.png", metrics=metrics, curve=curve, evaluation=evaluation, title=title)
+        except UserError as error:
+            self.console.print(f"no pictures: {error}")
+
+
+def pretrain_with_progress(
+    path: Path, dataset: Dataset, count: int, settings: PoolConfig, console: Console, stop: Stop
+) -> None:
+    """`pretrain`, showing its progress; what is finished is not counted again."""
+    per_network = settings.epochs * -(-len(dataset.train.labels) // 256)
+    with meter(console, "pre-train", count * per_network) as bar:
+
+        def tick() -> None:
+            bar.step()
+            stop.check()
+
+        def done(number: int, reached: float) -> None:
+            console.print(f"network {number + 1} of {count}: {reached:.1f} % of the test images")
+
+        pretrain(path, dataset, count, settings, tick, done)
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < float("inf")
+
+
+def evaluate_run(
+    path: Path, network: str | None, repeats: int | None, epochs: int | None, device: torch.device, console: Console
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Evaluates the images of a finished or unfinished run; the table and the names of the classes.
+
+    Args:
+        network: another architecture than the run's, with its own width and depth; None is the run's own.
+        repeats, epochs: None are the run's own.
+    """
+    folder = RunFolder(path)
+    folder.check(resume=True)
+    state = folder.load_state(device)
+    if state is None:
+        raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
+    config = folder.load_config()
+    config = config.replace(epochs=epochs or config.epochs, repeats=repeats or config.repeats)
+    if network is not None and network != config.network:
+        config = config.replace(network=network, width=None, depth=None)
+    dataset = load_data(config, device)
+    labels = torch.arange(dataset.num_classes, device=device).repeat_interleave(config.ipc)
+    with Stop() as stop:
+        table = evaluate_all(state.images, labels, dataset, protocol_of(config), config.whole_epochs, console, stop)
+    evaluation = {"iteration": state.iteration, **table}
+    folder.write_json(f"evaluation-{network}.json" if network else "evaluation.json", evaluation)
+    return evaluation, dataset.classes

@@ -1,0 +1,123 @@
+"""The published protocol (DM and DSA's code): several fresh networks, a fixed schedule, one test at the end of each.
+
+Nothing here touches the state of a run: every random number is keyed by the seed and the number of the network.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddfast import keyed
+from ddfast.augment import parse_strategy
+from ddfast.data import Dataset
+from ddfast.networks import build
+from ddfast.training import BATCH, Tick, accuracy, optimizer, train_epoch
+
+LR = 0.01
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is trained, on nothing but the images in question.
+
+    epochs: E; the loop runs E + 1 times, E // 2 + 2 of them at learning rate 0.01 and the rest at a tenth of it, with a
+    new optimizer and so without momentum at the drop. repeats: networks for each set of images.
+    """
+
+    network: str = "convnet"
+    width: int | None = None
+    depth: int | None = None
+    norm: str = "instance"
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    epochs: int = 1000
+    repeats: int = 5
+    seed: int = 0
+
+
+def steps(protocol: Protocol, count: int, epochs: int) -> int:
+    """Optimizer steps of all networks on `count` images."""
+    return protocol.repeats * (epochs + 1) * -(-count // BATCH)
+
+
+def evaluate_images(images: Tensor, labels: Tensor, dataset: Dataset, protocol: Protocol, tick: Tick) -> dict[str, Any]:
+    """Accuracies in percent of networks trained on normalised float images (N, C, H, W) with labels (N,)."""
+    return _repeat(lambda repeat: (images, labels), len(images), lambda x: x, protocol.epochs, dataset, protocol, tick)
+
+
+def evaluate_random(per_class: int, dataset: Dataset, protocol: Protocol, tick: Tick) -> dict[str, Any]:
+    """... on `per_class` random training images of every class, drawn anew for each network."""
+    classes = torch.arange(dataset.num_classes, device=dataset.train.labels.device)
+
+    def draw(repeat: int) -> tuple[Tensor, Tensor]:
+        scores = keyed.bits(protocol.seed, repeat, classes, "random images", max(dataset.train.counts))
+        rows = dataset.train.choose(classes, per_class, scores).flatten()
+        return dataset.train.images[rows], dataset.train.labels[rows]
+
+    count = per_class * dataset.num_classes
+    return _repeat(draw, count, dataset.normalise, protocol.epochs, dataset, protocol, tick)
+
+
+def evaluate_whole(dataset: Dataset, epochs: int, protocol: Protocol, tick: Tick) -> dict[str, Any]:
+    """... on the whole training set, for `epochs`."""
+    split = dataset.train
+    whole = (split.images, split.labels)
+    return _repeat(lambda repeat: whole, len(split.images), dataset.normalise, epochs, dataset, protocol, tick)
+
+
+def _repeat(
+    draw: Callable[[int], tuple[Tensor, Tensor]],
+    count: int,
+    prepare: Callable[[Tensor], Tensor],
+    epochs: int,
+    dataset: Dataset,
+    protocol: Protocol,
+    tick: Tick,
+) -> dict[str, Any]:
+    """Trains and tests every network; mean and deviation (ddof 0) over them."""
+    results = [
+        _one(*draw(repeat), prepare, epochs, dataset, protocol, repeat, tick) for repeat in range(protocol.repeats)
+    ]
+    runs = [run for run, _ in results]
+    by_class = zip(*(per_class for _, per_class in results), strict=True)
+    return {
+        "mean": float(np.mean(runs)),
+        "std": float(np.std(runs)),
+        "runs": runs,
+        "images": count,
+        "per_class": [None if values[0] is None else float(np.mean(values)) for values in by_class],
+    }
+
+
+def _one(
+    images: Tensor,
+    labels: Tensor,
+    prepare: Callable[[Tensor], Tensor],
+    epochs: int,
+    dataset: Dataset,
+    protocol: Protocol,
+    repeat: int,
+    tick: Tick,
+) -> tuple[float, list[float | None]]:
+    network = build(
+        protocol.network,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        size=dataset.size,
+        width=protocol.width,
+        depth=protocol.depth,
+        norm=protocol.norm,
+        device=images.device,
+        generator=keyed.generator(protocol.seed, repeat, "evaluation network", images.device),
+    )
+    shuffle = keyed.generator(protocol.seed, repeat, "evaluation batches", torch.device("cpu"))
+    strategy = parse_strategy(protocol.augmentation)
+    sgd = optimizer(network, LR)
+    for epoch in range(epochs + 1):
+        if epoch == epochs // 2 + 2:
+            sgd = optimizer(network, LR / 10)
+        train_epoch(network, sgd, images, labels, prepare=prepare, strategy=strategy, generator=shuffle, tick=tick)
+    return accuracy(network, dataset)

@@ -1,0 +1,64 @@
+"""The rows of an evaluation: random real images, the distilled ones, the whole training set."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+
+from ddfast.data import Dataset
+from ddfast.evaluate.protocol import Protocol, evaluate_images, evaluate_random, evaluate_whole, steps
+from ddfast.report.progress import meter
+from ddfast.signals import Stop
+from ddfast.training import Tick
+
+Result = dict[str, Any]
+
+
+def evaluate_distilled(
+    images: Tensor, labels: Tensor, dataset: Dataset, protocol: Protocol, console: Console, stop: Stop
+) -> Result:
+    """Normalised images (N, C, H, W) and their labels (N,), with progress."""
+    total = steps(protocol, len(images), protocol.epochs)
+    return _timed(
+        "distilled", total, console, stop, lambda tick: evaluate_images(images, labels, dataset, protocol, tick)
+    )
+
+
+def evaluate_all(
+    images: Tensor,
+    labels: Tensor,
+    dataset: Dataset,
+    protocol: Protocol,
+    whole_epochs: int,
+    console: Console,
+    stop: Stop,
+) -> dict[str, Result]:
+    """Every row that applies: no random one if a class has too few images, no whole one for 0 epochs."""
+    table = {}
+    per_class = len(images) // dataset.num_classes
+    if per_class <= min(dataset.train.counts):
+        total = steps(protocol, len(images), protocol.epochs)
+        table["random"] = _timed(
+            "random", total, console, stop, lambda tick: evaluate_random(per_class, dataset, protocol, tick)
+        )
+    table["distilled"] = evaluate_distilled(images, labels, dataset, protocol, console, stop)
+    if whole_epochs:
+        total = steps(protocol, len(dataset.train.labels), whole_epochs)
+        table["whole"] = _timed(
+            "whole", total, console, stop, lambda tick: evaluate_whole(dataset, whole_epochs, protocol, tick)
+        )
+    return table
+
+
+def _timed(what: str, total: int, console: Console, stop: Stop, work: Callable[[Tick], Result]) -> Result:
+    begun = time.monotonic()
+    with meter(console, f"evaluate {what}", total) as bar:
+
+        def tick() -> None:
+            bar.step()
+            stop.check()
+
+        result = work(tick)
+    return {**result, "seconds": round(time.monotonic() - begun, 3)}

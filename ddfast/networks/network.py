@@ -1,0 +1,42 @@
+"""What every network of the package offers, whatever its architecture."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ddfast.errors import UserError
+
+
+class Network(nn.Module):
+    """Maps images (N, C, H, W) to a feature map, to penultimate features and to logits.
+
+    An image's outputs depend on that image alone, in train and in eval mode alike: there is neither batch norm nor
+    dropout.
+
+    Attributes:
+        config: the arguments, JSON-able, with which `build` makes this architecture again.
+        head: the linear classifier on the penultimate features.
+    """
+
+    config: dict[str, Any]
+    head: nn.Linear
+
+    def __init__(self, name: str, *, size: tuple[int, int], norm: str, **numbers: int) -> None:
+        super().__init__()
+        height, width = size
+        for argument, value in (("height", height), ("width", width), *numbers.items()):
+            if value < 1:
+                raise UserError(f"{name}: {argument} must be at least 1, got {value}")
+        self.config = {"name": name, "size": [height, width], "norm": norm, **numbers}
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The last feature map, (N, C, H, W) -> (N, width, h, w): what DM and covariance matching compare."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Tensor:
+        """The penultimate features, (N, C, H, W) -> (N, E)."""
+        return self.embed(x).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits, (N, C, H, W) -> (N, num_classes)."""
+        return self.head(self.features(x))

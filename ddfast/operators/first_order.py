@@ -1,0 +1,34 @@
+"""The losses are first-order: whoever differentiates their gradient is told so, and never gets a constant's zero.
+
+`once_differentiable` does that only where the upstream gradient itself requires a gradient, which that of a plain
+`torch.autograd.grad(loss, features, create_graph=True)` does not.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("ddfast losses are first-order: their gradient cannot be differentiated again")
+
+
+def first_order(gradient: Tensor, *sources: Tensor) -> Tensor:
+    """`gradient`, which hangs on `sources` where a graph of it is asked for, by a node that raises.
+
+    Compiled code has no such graph: PyTorch refuses to differentiate its backward at all.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _FirstOrder.apply(gradient, *sources)
+    return gradient

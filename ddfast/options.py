@@ -1,0 +1,42 @@
+"""The keys of a run as options of a command, so that a key is written down once."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from ddfast.distill.config import Config, key_type
+from ddfast.errors import UserError
+
+
+def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with an option for every key of Config in the place of its **options; None stands for not given."""
+    signature = inspect.signature(command)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
+    keys = [_option(key) for key in dataclasses.fields(Config)]
+    command.__signature__ = signature.replace(parameters=[*own, *keys])  # type: ignore[attr-defined]
+    return command
+
+
+def _option(key: dataclasses.Field[Any]) -> inspect.Parameter:
+    kind, _ = key_type(key.name)
+    shown = "" if key.default in (None, "") else f" [default: {key.default}]"
+    option = typer.Option(f"--{key.name.replace('_', '-')}", help=key.metadata["help"] + shown, show_default=False)
+    annotation: Any = Annotated[str if kind is tuple else kind, option]
+    return inspect.Parameter(key.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def given_keys(options: dict[str, Any]) -> dict[str, Any]:
+    """The keys that were given, with their values; numbers a channel come separated by commas."""
+    return {name: _value(name, value) for name, value in options.items() if value is not None}
+
+
+def _value(name: str, value: Any) -> Any:
+    if key_type(name)[0] is not tuple:
+        return value
+    try:
+        return tuple(float(number) for number in value.split(","))
+    except ValueError:
+        raise UserError(f"{name} must be numbers separated by commas, got {value!r}") from None

@@ -1,0 +1,90 @@
+"""The distilled images as one picture: a row for every class."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ddfast.errors import UserError
+from ddfast.files import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+MOST_CLASSES = 50
+MOST_IMAGES = 20
+
+_CELL = 64  # pixels an image should be wide and high
+_GAP = 4
+_MARGIN = 16
+_NAME_WIDTH = 160
+_INK = (32, 32, 32)
+_FAINT_INK = (112, 112, 112)
+
+
+def save_grid(images: Tensor, classes: Sequence[str], per_class: int, path: Path) -> None:
+    """Writes a PNG with a row for every class: its name, then its images, enlarged by a whole factor.
+
+    images: (K * per_class, C, H, W) in [0, 1], sorted by class, of one or three channels, on any device. At most the
+    first 20 images of the first 50 classes are shown, and a caption says so. The file is replaced in one step. Raises
+    `UserError` without Pillow.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise UserError(f"{path.name} is drawn by Pillow, which is missing: pip install 'ddfast[plot]'") from error
+    by_class = images.detach().unflatten(0, (len(classes), per_class))[:MOST_CLASSES, :MOST_IMAGES]
+    factor = max(1, round(_CELL / max(images.shape[2:])))
+    mosaic = Image.fromarray(_mosaic(by_class, factor).numpy())
+    row_height = images.shape[2] * factor + _GAP
+
+    name_font, caption_font = ImageFont.load_default(15), ImageFont.load_default(13)
+    names = [_shortened(name, name_font) for name in classes[:MOST_CLASSES]]
+    left = 2 * _MARGIN + int(max(name_font.getlength(name) for name in names))
+    caption = _caption(len(classes), per_class)
+    width = left + max(mosaic.width, int(caption_font.getlength(caption))) + _MARGIN
+    height = mosaic.height + 2 * _MARGIN + (2 * _MARGIN if caption else 0)
+
+    page = Image.new("RGB", (width, height), "white")
+    page.paste(mosaic, (left, _MARGIN))
+    draw = ImageDraw.Draw(page)
+    for row, name in enumerate(names):
+        middle = _MARGIN + row * row_height + (row_height - _GAP) // 2
+        draw.text((left - _MARGIN, middle), name, fill=_INK, font=name_font, anchor="rm")
+    draw.text((left, height - _MARGIN), caption, fill=_FAINT_INK, font=caption_font, anchor="ls")
+
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def _mosaic(images: Tensor, factor: int) -> Tensor:
+    """(rows, columns, C, H, W) in [0, 1] -> (height, width, 3) uint8, with white gaps between the images."""
+    pixels = images.clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
+    pixels = pixels.expand(-1, -1, 3, -1, -1).repeat_interleave(factor, 3).repeat_interleave(factor, 4)
+    cells = pad(pixels, (0, _GAP, 0, _GAP), value=255)
+    lines = cells.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    return lines[:-_GAP, :-_GAP].contiguous()
+
+
+def _shortened(name: str, font: "FreeTypeFont | ImageFont") -> str:
+    """`name`, cut and ended by dots where it is wider than the column of names."""
+    if font.getlength(name) <= _NAME_WIDTH:
+        return name
+    while font.getlength(name + "...") > _NAME_WIDTH:
+        name = name[:-1].rstrip(" ,")
+    return name + "..."
+
+
+def _caption(num_classes: int, per_class: int) -> str:
+    """What the picture leaves out; nothing if it shows everything."""
+    left_out = []
+    if num_classes > MOST_CLASSES:
+        left_out.append(f"{MOST_CLASSES} of {num_classes} classes")
+    if per_class > MOST_IMAGES:
+        left_out.append(f"{MOST_IMAGES} of {per_class} images a class")
+    return f"{' and '.join(left_out)} shown" if left_out else ""

@@ -1,0 +1,43 @@
+"""What an evaluation found, as tables for the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+_LABELS = {"random": "random real images", "distilled": "distilled images", "whole": "whole training set"}
+
+
+def evaluation_table(evaluation: dict[str, Any]) -> Table:
+    """A row for each training set in `evaluation`: its images, the accuracy they give, and over how many networks.
+
+    evaluation: what `evaluation.json` holds. A "best" entry becomes a last row that says how it was chosen.
+    """
+    table = Table("trained on", box=None, header_style="bold", pad_edge=False)
+    for column in ("images", "accuracy", "networks"):
+        table.add_column(column, justify="right")
+    for key, label in _LABELS.items():
+        if key in evaluation:
+            entry = evaluation[key]
+            images = f"{entry['images']:,}" if "images" in entry else "–"
+            table.add_row(label, images, _accuracy(entry), str(len(entry["runs"])))
+    if "best" in evaluation:
+        best = evaluation["best"]
+        label = f"best of the curve, iteration {best['iteration']:,} (chosen on the test images)"
+        table.add_row(label, "–", _accuracy(best), "–", style="dim")
+    return table
+
+
+def class_table(evaluation: dict[str, Any], classes: Sequence[str]) -> Table:
+    """Accuracy per class in percent: a row for each class, a column for each entry that has "per_class"."""
+    entries = {label: evaluation[key] for key, label in _LABELS.items() if "per_class" in evaluation.get(key, {})}
+    table = Table("class", box=None, header_style="bold", pad_edge=False)
+    for label in entries:
+        table.add_column(label, justify="right")
+    for name, *accuracies in zip(classes, *(entry["per_class"] for entry in entries.values()), strict=True):
+        table.add_row(name, *(f"{accuracy:.1f}" for accuracy in accuracies))
+    return table
+
+
+def _accuracy(entry: dict[str, Any]) -> str:
+    return f"{entry['mean']:.1f} ± {entry['std']:.1f} %"

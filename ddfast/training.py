@@ -1,0 +1,56 @@
+"""Training a classifier for an epoch and testing it: the part that evaluation and pre-training share."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddfast.augment import DRAWS, augment_batch
+from ddfast.data import Dataset
+from ddfast.networks import Network
+
+BATCH = 256
+Tick = Callable[[], None]
+
+
+def optimizer(network: Network, lr: float, weight_decay: float = 5e-4) -> torch.optim.SGD:
+    return torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
+
+
+def train_epoch(
+    network: Network,
+    sgd: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    prepare: Callable[[Tensor], Tensor],
+    strategy: tuple[str, ...],
+    generator: torch.Generator,
+    tick: Tick,
+) -> None:
+    """One pass over shuffled batches of 256, the last partial one kept, each with one augmentation for the batch.
+
+    images: (N, C, H, W), made float by `prepare`. generator: on the CPU. tick: called after every step.
+    """
+    order = torch.randperm(len(images), generator=generator).to(images.device)
+    for rows in order.split(BATCH):
+        draws = torch.rand(len(rows), DRAWS, generator=generator)
+        batch = augment_batch(prepare(images[rows]), draws, strategy)
+        loss = F.cross_entropy(network(batch), labels[rows])
+        sgd.zero_grad(set_to_none=True)
+        loss.backward()
+        sgd.step()
+        tick()
+
+
+@torch.no_grad()
+def accuracy(network: Network, dataset: Dataset) -> tuple[float, list[float | None]]:
+    """Test accuracy in percent, and that of every class; None for a class without test images."""
+    split = dataset.test
+    hits = []
+    for images, labels in zip(split.images.split(2 * BATCH), split.labels.split(2 * BATCH), strict=True):
+        hits.append(network(dataset.normalise(images)).argmax(1) == labels)
+    correct = torch.cat(hits).cpu().split(split.counts)
+    per_class = [100 * hit.float().mean().item() if len(hit) else None for hit in correct]
+    return 100 * torch.cat(correct).double().mean().item(), per_class

@@ -1,0 +1,41 @@
+"""Every loss test runs on every backend, on every device where that backend can run here: see `oracle.py`."""
+
+import os
+
+import pytest
+import torch
+from oracle import DEVICES, runnable
+
+if torch.cuda.is_available():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "operators(*names): the operators which a test's `backend` must implement")
+
+
+def pytest_generate_tests(metafunc):
+    """Fills in (loss, backend, device), (backend, device) or device; a module lists its losses as LOSSES."""
+    wanted = metafunc.fixturenames
+    if "loss" in wanted:
+        triples = [(loss, *pair) for loss in metafunc.module.LOSSES for pair in runnable(*loss.operators)]
+        ids = [f"{loss.name}-{backend}-{device}" for loss, backend, device in triples]
+        metafunc.parametrize(("loss", "backend", "device"), triples, ids=ids)
+    elif "backend" in wanted:
+        pairs = runnable(*metafunc.definition.get_closest_marker("operators").args)
+        metafunc.parametrize(("backend", "device"), pairs, ids=[f"{backend}-{device}" for backend, device in pairs])
+    elif "device" in wanted:
+        metafunc.parametrize("device", DEVICES)
+
+
+@pytest.fixture(scope="module")
+def poisoned():
+    """Memory from `torch.empty` holds NaN, so an element that nothing wrote shows."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
