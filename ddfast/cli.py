@@ -16,6 +16,7 @@ from ddfast.distill.pool import PoolConfig
 from ddfast.distill.run import Run, evaluate_run, find_device, pretrain_with_progress
 from ddfast.errors import RunFailed, UserError
 from ddfast.info import info_lines
+from ddfast.memory import keep_freed_memory
 from ddfast.options import given_keys, with_config_options
 from ddfast.report import class_table, evaluation_table
 from ddfast.signals import Interrupted, Stop
@@ -28,6 +29,7 @@ console = Console(highlight=False)
 
 def main() -> None:
     """Runs a command; whatever goes wrong for the user is one line on stderr and an exit code."""
+    keep_freed_memory()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:

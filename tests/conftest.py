@@ -39,3 +39,17 @@ def poisoned():
     yield
     torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
     torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+@pytest.fixture
+def matmul_flags():
+    """Sets the global precision flags back to what a fresh process has; returns all that PyTorch shows of them."""
+
+    def shown():
+        cuda, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        return torch.backends.fp32_precision, cuda.fp32_precision, mkldnn.fp32_precision
+
+    yield shown
+    torch.set_float32_matmul_precision("highest")
+    for flags in (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+        flags.fp32_precision = "none"

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
@@ -121,7 +122,8 @@ def test_no_gradient_and_bitwise_the_same_from_run_to_run(backend, device):
     segments = ClassSegments.from_labels(torch.arange(40, device=device) % 3)
     first = ClassMoments.from_features(features, segments, backend=backend)
     second = ClassMoments.from_features(features, segments, backend=backend)
-    assert not (first.means.requires_grad or first.covariances.requires_grad)
+    assert not first.means.requires_grad
+    assert not first.covariances.requires_grad
     assert torch.equal(first.means, second.means)
     assert torch.equal(first.covariances, second.covariances)
 
@@ -153,7 +155,7 @@ def test_merged_chunks_equal_the_whole(labels, cuts, seed, device):
     b = batch((3, 4), [], labels, 4, seed=seed).to(device)
     bounds = [0, *sorted(cut for cut in cuts if cut < len(labels)), len(labels)]
     merged = None
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         segments = ClassSegments.from_labels(b.labels[start:stop], 4)
         chunk = ClassMoments.from_features(b.syn[start:stop], segments)
         merged = chunk if merged is None else merged.merge(chunk)
@@ -215,15 +217,12 @@ def test_merging_is_bitwise_the_same_and_changes_neither(device):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_merging_ignores_autocast_and_matmul_precision(device):
+def test_merging_ignores_autocast_and_matmul_precision(device, matmul_flags):
     first, second = chunks(batch((16, 9)).to(torch.float32).to(device), 2)
     expected = first.merge(second)
     torch.set_float32_matmul_precision("medium")
-    try:
-        with torch.autocast(device, torch.bfloat16):
-            merged = first.merge(second)
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    with torch.autocast(device, torch.bfloat16):
+        merged = first.merge(second)
     assert torch.equal(merged.covariances, expected.covariances)
     assert merged.covariances.dtype == torch.float32
 

@@ -17,7 +17,7 @@ class Block(nn.Module):
         self.norm = normalization(norm, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(F.relu(self.norm(self.convolution(x))), 2)
+        return F.avg_pool2d(F.relu(self.norm(self.convolution(x)), inplace=True), 2)
 
 
 class ConvNet(Network):

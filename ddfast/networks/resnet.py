@@ -22,8 +22,8 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(convolution, normalization(norm, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.relu(self.norm1(self.convolution1(x)))
-        return F.relu(self.norm2(self.convolution2(inner)) + self.shortcut(x))
+        inner = F.relu(self.norm1(self.convolution1(x)), inplace=True)
+        return F.relu(self.norm2(self.convolution2(inner)) + self.shortcut(x), inplace=True)
 
 
 class ResNet18(Network):
@@ -64,7 +64,7 @@ class ResNet18(Network):
         self.head = nn.Linear(width * (height_of_map // window[0]) * (width_of_map // window[1]), num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        return self.blocks(F.relu(self.norm(self.stem(x))))
+        return self.blocks(F.relu(self.norm(self.stem(x)), inplace=True))
 
     def features(self, x: Tensor) -> Tensor:
         return self.pool(self.embed(x)).flatten(1)
