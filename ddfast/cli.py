@@ -40,6 +40,8 @@ def main() -> None:
         _end(f"out of memory, a smaller --memory-budget may help: {error}", 3)
     except Interrupted as error:
         _end(f"stopped by {error}", error.exit_code)
+    except OSError as error:
+        _end(f"{error.filename or 'input or output'}: {error.strerror or error}", 3)
     except (KeyboardInterrupt, typer.Abort):
         _end("stopped by SIGINT", 130)
     except Exception as error:

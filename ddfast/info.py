@@ -23,13 +23,20 @@ def info_lines() -> Iterator[str]:
     for extra, module in (("plot", "matplotlib"), ("plot", "PIL"), ("digits", "sklearn")):
         if importlib.util.find_spec(module) is None:
             yield f"{module} is missing: pip install 'ddfast[{extra}]'"
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-        yield f"backends on {device}:"
-        for operator in SIGNATURES:
-            yield f"  {operator}: {choose(operator, torch.device(device), None)}"
+    for name in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        yield f"backends on {name}:"
+        device = torch.device(name)
+        chosen = {operator: choose(operator, device, None) for operator in SIGNATURES}
         for backend in BACKENDS:
-            reasons = {refusal(backend, operator, torch.device(device)) for operator in SIGNATURES} - {None}
-            yield from (f"  not used: {reason}" for reason in sorted(filter(None, reasons)))
+            used = [operator for operator in SIGNATURES if chosen[operator] == backend]
+            if used:
+                yield f"  {backend} runs {', '.join(used)}"
+            yield from (f"  {reason}" for reason in sorted(_refusals(backend, device)))
+
+
+def _refusals(backend: str, device: torch.device) -> set[str]:
+    reasons = (refusal(backend, operator, device) for operator in SIGNATURES)
+    return {reason for reason in reasons if reason is not None}
 
 
 def _version(package: str) -> str:

@@ -21,6 +21,7 @@ from ddfast.operators.backends import BACKENDS, refusal
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+PRECISIONS = [*((dtype, 0.0) for dtype in DTYPES), (torch.float32, 1e3), (torch.float64, 1e3)]  # dtype, mean / spread
 
 many = settings(deadline=None, max_examples=40, derandomize=True)
 
@@ -63,8 +64,9 @@ class Batch:
         return ddfast.ClassSegments.from_labels(self.labels, self.num_classes)
 
 
-REAL_LABELS = (2, 0, 1, 1, 0, 4, 2, 4, 0, 1, 2, 0, 1, 4, 2)  # class 3 is empty
-LABELS = (1, 3, 0, 1, 4, 0, 0, 3, 2, 0, 1)  # class 2 has one row, and so has class 4
+# Class 2 has no synthetic rows, class 3 no real ones, and class 4 has one synthetic row.
+REAL_LABELS = (2, 0, 1, 1, 0, 4, 2, 4, 0, 1, 2, 0, 1, 4, 2)
+LABELS = (1, 3, 0, 1, 4, 0, 0, 3, 1, 0, 1)
 
 
 def batch(
@@ -83,7 +85,7 @@ def batch(
     centre = mean + spread * normal(row)
     real = centre + spread * normal(len(real_labels), *row)
     syn = centre + spread * (0.3 + 0.7 * normal(len(labels), *row))
-    integers = partial(torch.tensor, dtype=torch.int64)
+    integers = partial(torch.as_tensor, dtype=torch.int64)
     return Batch(real, integers(real_labels), syn, integers(labels), num_classes)
 
 

@@ -215,7 +215,7 @@ class TestTables:
             ["random real images", "100", "83.1 ± 1.2 %", "2"],
             ["distilled images", "100", "96.9 ± 0.3 %", "3"],
             ["whole training set", "–", "98.2 ± 0.1 %", "2"],
-            ["best of the curve, iteration 1,800 (chosen on the test images)", "–", "97.0 ± 0.2 %", "–"],
+            ["best (iteration 1,800, picked on test images)", "–", "97.0 ± 0.2 %", "–"],
         ]
 
     def test_evaluation_shows_what_there_is(self) -> None:

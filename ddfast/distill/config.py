@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -11,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ddfast.augment import parse_strategy
 from ddfast.errors import UserError
 
 
@@ -65,11 +67,17 @@ class Config:
         for key in dataclasses.fields(self):
             value, least = getattr(self, key.name), key.metadata["least"]
             _check_type(key.name, value, key_type(key.name))
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{key.name} must be finite, got {value}")
             if least is not None and value is not None and value < least:
                 raise UserError(f"{key.name} must be at least {least}, got {value}")
         for name, options in (("init", ("real", "noise")), ("local", ("channels", "rows"))):
             if getattr(self, name) not in options:
                 raise UserError(f"{name} must be {' or '.join(options)}, got {getattr(self, name)!r}")
+        if not (self.mean_weight or self.covariance_weight or self.needs_pool):
+            raise UserError("at least one of the four weights must differ from 0")
+        parse_strategy(self.augmentation)
+        parse_bytes(self.memory_budget)
         if self.needs_pool and not self.pool and not self.pool_count:
             wanted = "cmi_weight" if self.cmi_weight else "centralization_weight"
             raise UserError(f"{wanted} needs pre-trained networks: give --pool, a folder made by ddfast pretrain")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -38,7 +38,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._metrics: TextIO | None = None
+        self._metrics: BinaryIO | None = None
 
     def check(self, resume: bool) -> None:
         """Refuses a folder that holds a run where a new one is meant, and one that holds none where it is to resume."""
@@ -108,12 +108,11 @@ class RunFolder:
             return tuple(json.loads(file.metadata()["classes"]))
 
     def log(self, line: dict[str, Any]) -> None:
-        """Appends a line to metrics.jsonl and flushes it."""
+        """Appends a line to metrics.jsonl, at once: nothing is left in a buffer."""
         with self._disk():
             if self._metrics is None:
-                self._metrics = open(self.path / "metrics.jsonl", "a")
-            self._metrics.write(json.dumps(line) + "\n")
-            self._metrics.flush()
+                self._metrics = open(self.path / "metrics.jsonl", "ab", buffering=0)
+            self._metrics.write(json.dumps(line).encode() + b"\n")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a .jsonl file; a line torn by a kill is not one."""

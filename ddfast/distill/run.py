@@ -73,8 +73,10 @@ class Run:
                 f"ipc must be at most {fewest}, the images of the smallest class of {config.data}, got {config.ipc}"
             )
         self.network = self._build(config.network, config.width, config.depth)
-        self.budget = parse_bytes(config.memory_budget)
-        protocol_of(config)
+        if config.needs_pool and not config.pool:
+            self._build(
+                config.pool_network, config.pool_width, config.pool_depth
+            )  # or it fails after the folder is made
         self.pool = Pool(Path(config.pool), self.dataset) if config.needs_pool and config.pool else None
         self.state = self.folder.load_state(self.device) if resume else None
 
@@ -146,7 +148,7 @@ class Run:
             footprint(network, "features", shape) for network in (self.pool.networks[:1] if self.pool else [])
         ]
         return make_plan(
-            self.budget,
+            parse_bytes(self.config.memory_budget),
             shape=shape,
             ipc=self.config.ipc,
             batch_real=min(self.config.batch_real, min(self.dataset.train.counts)),
@@ -219,7 +221,8 @@ class Run:
         )
 
     def _record(self, state: State, result: dict[str, Any]) -> None:
-        self.folder.append("curve.jsonl", {"iteration": state.iteration, "mean": result["mean"], "std": result["std"]})
+        point = {key: result[key] for key in ("mean", "std", "runs")}
+        self.folder.append("curve.jsonl", {"iteration": state.iteration, **point})
 
     def _evaluate(self, state: State) -> dict[str, Any]:
         """The table of the last images; the best of the curve is named apart, for it was picked on the test images."""
@@ -227,14 +230,14 @@ class Run:
         if config.eval_every == 0:
             return {}
         evaluation = self.folder.evaluation()
-        if evaluation.get("iteration") == state.iteration:
+        if evaluation and evaluation["distilled"]["iteration"] == state.iteration:
             return evaluation
         images = (state.images, self.labels)
         protocol = protocol_of(config)
-        table = evaluate_all(*images, self.dataset, protocol, config.whole_epochs, self.console, self.stop)
-        evaluation = {"iteration": state.iteration, **table}
+        evaluation = evaluate_all(*images, self.dataset, protocol, config.whole_epochs, self.console, self.stop)
+        evaluation["distilled"]["iteration"] = state.iteration
         if config.eval_every:
-            self._record(state, table["distilled"])
+            self._record(state, evaluation["distilled"])
             evaluation["best"] = max(self.folder.lines("curve.jsonl"), key=lambda point: point["mean"])
         self.folder.write_json("evaluation.json", evaluation)
         return evaluation
@@ -293,7 +296,9 @@ def evaluate_run(
     dataset = load_data(config, device)
     labels = torch.arange(dataset.num_classes, device=device).repeat_interleave(config.ipc)
     with Stop() as stop:
-        table = evaluate_all(state.images, labels, dataset, protocol_of(config), config.whole_epochs, console, stop)
-    evaluation = {"iteration": state.iteration, **table}
+        evaluation = evaluate_all(
+            state.images, labels, dataset, protocol_of(config), config.whole_epochs, console, stop
+        )
+    evaluation["distilled"]["iteration"] = state.iteration
     folder.write_json(f"evaluation-{network}.json" if network else "evaluation.json", evaluation)
     return evaluation, dataset.classes

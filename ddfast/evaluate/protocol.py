@@ -88,6 +88,8 @@ def _repeat(
         "std": float(np.std(runs)),
         "runs": runs,
         "images": count,
+        "network": protocol.network,
+        "epochs": epochs,
         "per_class": [None if values[0] is None else float(np.mean(values)) for values in by_class],
     }
 

@@ -13,8 +13,10 @@ implemented: dict[str, set[str]] = {backend: set() for backend in BACKENDS}  # b
 
 def refusal(backend: str, operator: str, device: torch.device) -> str | None:
     """Why `backend` cannot run `operator` on tensors of `device`, in a sentence; None if it can."""
+    if not implemented[backend]:
+        return f"backend {backend!r} is not part of this installation"
     if operator not in implemented[backend]:
-        return f"backend {backend!r} does not implement {operator} in this installation"
+        return f"backend {backend!r} does not implement {operator}"
     if backend == "cpp" and device.type != "cpu":
         return f"backend 'cpp' needs CPU tensors, got {device.type} tensors"
     if backend == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":

@@ -23,7 +23,7 @@ def evaluation_table(evaluation: dict[str, Any]) -> Table:
             table.add_row(label, images, _accuracy(entry), str(len(entry["runs"])))
     if "best" in evaluation:
         best = evaluation["best"]
-        label = f"best of the curve, iteration {best['iteration']:,} (chosen on the test images)"
+        label = f"best (iteration {best['iteration']:,}, picked on test images)"
         table.add_row(label, "–", _accuracy(best), "–", style="dim")
     return table
 
