@@ -1,4 +1,4 @@
-"""ddfast: fast dataset distillation. Losses in `ddfast.functional` and `ddfast.nn`, the engine behind `ddfast distill`."""
+"""Fast dataset distillation: losses in `ddfast.functional` and `ddfast.nn`, an engine behind `ddfast distill`."""
 
 from ddfast import functional, nn
 from ddfast.moments import ClassMoments

@@ -12,9 +12,11 @@ from rich.text import Text
 
 from ddfast.distill.config import Config, from_recipe, recipes
 from ddfast.distill.folder import RunFolder
-from ddfast.distill.pool import PoolConfig
-from ddfast.distill.run import Run, evaluate_run, find_device, pretrain_with_progress
+from ddfast.distill.pool import PoolConfig, pretrain_with_progress
+from ddfast.distill.run import Run
+from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
 from ddfast.errors import RunFailed, UserError
+from ddfast.evaluate import evaluate_all
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
 from ddfast.options import given_keys, with_config_options
@@ -143,12 +145,24 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
 ) -> None:
     """Evaluate a run's images again, perhaps with other networks (evaluation-NETWORK.json beside evaluation.json)."""
-    names = [name.strip() for name in networks.split(",")] if networks else [None]
-    for name in names:
-        evaluation, classes = evaluate_run(run, name, repeats, epochs, find_device(device), console)
-        if name:
-            console.print(Text(f"network: {name}"))
-        _print_evaluation(run, evaluation, classes)
+    folder = RunFolder(run)
+    folder.check(resume=True)
+    state = folder.load_state(find_device(device))
+    if state is None:
+        raise UserError(f"{run} holds no checkpoint yet; ddfast distill --resume continues it")
+    held = folder.load_config()
+    held = held.replace(epochs=epochs or held.epochs, repeats=repeats or held.repeats)
+    dataset = load_data(held, state.images.device)
+    labels = labels_of(held, dataset)
+    for name in [name.strip() for name in networks.split(",")] if networks else [""]:
+        config = held if name in ("", held.network) else held.replace(network=name, width=None, depth=None)
+        protocol = protocol_of(config)
+        with Stop() as stop:
+            evaluation = evaluate_all(state.images, labels, dataset, protocol, config.whole_epochs, console, stop)
+        evaluation["distilled"]["iteration"] = state.iteration
+        folder.write_json(f"evaluation-{name}.json" if name else "evaluation.json", evaluation)
+        console.print(Text(f"network: {config.network}"))
+        _print_evaluation(run, evaluation, dataset.classes)
 
 
 @app.command()

@@ -6,4 +6,4 @@ class UserError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """A run that could not go on (a loss that is not finite, a full disk). The last good checkpoint is kept. Exit code 3."""
+    """A run that could not go on: a loss that is not finite, a full disk. Its last checkpoint is kept. Exit code 3."""

@@ -39,13 +39,13 @@ def covariance_matching(real: Tensor, syn: Tensor, local: str = "channels") -> T
 
 
 def class_centralization(features: Tensor, alpha: float | None = None, beta: float = 0.0) -> Tensor:
-    """IID, class centralization constraint: sum_i max(0, exp(alpha·d_i²) − beta), d_i the distance to the class mean; without alpha sum_i d_i²."""
+    """IID: sum_i max(0, exp(alpha·d_i²) − beta), or without alpha sum_i d_i²; d_i = || z_i − mean z ||; z (N, E)."""
     squared = (features - features.mean(0)).square().sum(1)  # (N,)
     return squared.sum() if alpha is None else (torch.exp(alpha * squared) - beta).clamp(min=0).sum()
 
 
 def conditional_mutual_information(features: Tensor) -> Tensor:
-    """CMI, empirical: sum_i KL(P_i || Q), P_i = softmax(z_i), Q = mean_i P_i, with 0·log 0 = 0; not yet divided by N."""
+    """CMI: sum_i KL(P_i || Q), P_i = softmax(z_i), Q = mean_i P_i, 0·log 0 = 0; not divided by N; z (N, E)."""
     log_p = torch.log_softmax(features, 1)  # (N, E)
     p = log_p.exp()
     q = p.mean(0)

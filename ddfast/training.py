@@ -1,6 +1,7 @@
-"""Training a classifier for an epoch and testing it: the part that evaluation and pre-training share."""
+"""Building a classifier, training it for an epoch, testing it: the part that evaluation and pre-training share."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +9,42 @@ from torch import Tensor
 
 from ddfast.augment import DRAWS, augment_batch
 from ddfast.data import Dataset
-from ddfast.networks import Network
+from ddfast.networks import Network, build
 
 BATCH = 256
 Tick = Callable[[], None]
+
+
+class Architecture(Protocol):
+    """The keys that describe a network, wherever they stand."""
+
+    @property
+    def network(self) -> str: ...
+    @property
+    def width(self) -> int | None: ...
+    @property
+    def depth(self) -> int | None: ...
+    @property
+    def norm(self) -> str: ...
+
+
+def build_network(keys: Architecture, dataset: Dataset, generator: torch.Generator | None = None) -> Network:
+    """The network that `keys` describe, for the images of `dataset` and on their device.
+
+    generator: on that device, for the weights; without one they are some fixed draw, to be replaced.
+    """
+    device = dataset.train.images.device
+    return build(
+        keys.network,
+        channels=dataset.channels,
+        num_classes=dataset.num_classes,
+        size=dataset.size,
+        width=keys.width,
+        depth=keys.depth,
+        norm=keys.norm,
+        device=device,
+        generator=generator or torch.Generator(device),
+    )
 
 
 def optimizer(network: Network, lr: float, weight_decay: float = 5e-4) -> torch.optim.SGD:

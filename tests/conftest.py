@@ -17,14 +17,15 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     """Fills in (loss, backend, device), (backend, device) or device; a module lists its losses as LOSSES."""
     wanted = metafunc.fixturenames
+    operators = metafunc.definition.get_closest_marker("operators")
     if "loss" in wanted:
         triples = [(loss, *pair) for loss in metafunc.module.LOSSES for pair in runnable(*loss.operators)]
         ids = [f"{loss.name}-{backend}-{device}" for loss, backend, device in triples]
         metafunc.parametrize(("loss", "backend", "device"), triples, ids=ids)
-    elif "backend" in wanted:
-        pairs = runnable(*metafunc.definition.get_closest_marker("operators").args)
+    elif operators and "backend" in wanted:
+        pairs = runnable(*operators.args)
         metafunc.parametrize(("backend", "device"), pairs, ids=[f"{backend}-{device}" for backend, device in pairs])
-    elif "device" in wanted:
+    elif "device" in wanted and "backend" not in wanted:
         metafunc.parametrize("device", DEVICES)
 
 

@@ -44,12 +44,13 @@ class Batch:
     syn: Tensor
     labels: Tensor
     num_classes: int
+    uniform: bool = False  # rows are sorted by class and classes equal, and the segments are to make use of it
 
     def to(self, *where: Any) -> "Batch":
         """Features as dtype or on device; labels follow to the device."""
-        real = self.real.to(*where)
-        labels = (self.real_labels.to(real.device), self.labels.to(real.device))
-        return Batch(real, labels[0], self.syn.to(*where), labels[1], self.num_classes)
+        real, syn = self.real.to(*where), self.syn.to(*where)
+        labels = {"real_labels": self.real_labels.to(real.device), "labels": self.labels.to(real.device)}
+        return replace(self, real=real, syn=syn, **labels)
 
     def exact(self) -> "Batch":
         """The very same numbers for the oracle."""
@@ -57,11 +58,16 @@ class Batch:
 
     @property
     def real_segments(self) -> ddfast.ClassSegments:
-        return ddfast.ClassSegments.from_labels(self.real_labels, self.num_classes)
+        return self._segments(self.real_labels)
 
     @property
     def segments(self) -> ddfast.ClassSegments:
-        return ddfast.ClassSegments.from_labels(self.labels, self.num_classes)
+        return self._segments(self.labels)
+
+    def _segments(self, labels: Tensor) -> ddfast.ClassSegments:
+        if self.uniform:
+            return ddfast.ClassSegments.uniform(self.num_classes, len(labels) // self.num_classes)
+        return ddfast.ClassSegments.from_labels(labels, self.num_classes)
 
 
 # Class 2 has no synthetic rows, class 3 no real ones, and class 4 has one synthetic row.
@@ -87,6 +93,13 @@ def batch(
     syn = centre + spread * (0.3 + 0.7 * normal(len(labels), *row))
     integers = partial(torch.as_tensor, dtype=torch.int64)
     return Batch(real, integers(real_labels), syn, integers(labels), num_classes)
+
+
+def uniform(row: tuple[int, ...], classes: int, real: int, syn: int) -> Batch:
+    """Rows sorted by class, so many of each."""
+    labels = torch.arange(classes)
+    b = batch(row, labels.repeat_interleave(real), labels.repeat_interleave(syn), classes)
+    return replace(b, uniform=True)
 
 
 @st.composite

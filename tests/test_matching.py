@@ -18,6 +18,7 @@ from oracle import (
     distance,
     many,
     ragged,
+    uniform,
 )
 
 import ddfast.functional as DF
@@ -101,16 +102,9 @@ def test_one_call_is_a_loop_over_classes(loss, backend, device):
 
 
 def test_uniform_segments_equal_ragged_ones(loss, backend, device):
-    b = batch(loss.row, torch.arange(4).repeat_interleave(6), torch.arange(4).repeat_interleave(3), 4).to(device)
-    real_segments, segments = ClassSegments.uniform(4, 6), ClassSegments.uniform(4, 3)
-    real = b.real
-    if loss.moments:
-        real = ClassMoments.from_features(real, real_segments, loss.options.get("local", "channels"))
-        real_segments = None
-    sides = {"real_segments": real_segments, "syn_segments": segments}
-    uniform = partial(loss.function, real, **sides, **loss.options, backend=backend)
-    value, gradient = differentiate(uniform, b.syn)
-    expected, expected_gradient = differentiate(loss.of(b, backend), b.syn)
+    b = uniform(loss.row, 4, 6, 3).to(device)
+    value, gradient = differentiate(loss.of(b, backend), b.syn)
+    expected, expected_gradient = differentiate(loss.of(replace(b, uniform=False), backend), b.syn)
     assert_close(value, expected)
     assert_close(gradient, expected_gradient)
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -38,7 +38,6 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._metrics: BinaryIO | None = None
 
     def check(self, resume: bool) -> None:
         """Refuses a folder that holds a run where a new one is meant, and one that holds none where it is to resume."""
@@ -77,7 +76,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise RunFailed(
-                f"{self.path} cannot be written: {error.strerror}; the last checkpoint is kept, --resume continues from it"
+                f"{self.path} cannot be written: {error.strerror}; the last checkpoint is kept for --resume"
             ) from error
 
     def save_state(self, state: State, labels: Tensor, metadata: dict[str, Any]) -> None:
@@ -109,10 +108,8 @@ class RunFolder:
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, at once: nothing is left in a buffer."""
-        with self._disk():
-            if self._metrics is None:
-                self._metrics = open(self.path / "metrics.jsonl", "ab", buffering=0)
-            self._metrics.write(json.dumps(line).encode() + b"\n")
+        with self._disk(), open(self.path / "metrics.jsonl", "ab", buffering=0) as file:
+            file.write(json.dumps(line).encode() + b"\n")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a .jsonl file; a line torn by a kill is not one."""
@@ -122,7 +119,8 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def append(self, name: str, line: dict[str, Any]) -> None:
-        self._rewrite(name, [*self.lines(name), line])
+        """Adds a line to a short .jsonl file, in the place of one of the same iteration."""
+        self._rewrite(name, [*(old for old in self.lines(name) if old["iteration"] != line["iteration"]), line])
 
     def cut(self, iteration: int) -> None:
         """Drops what was recorded after `iteration`, which will be done again."""
@@ -136,7 +134,3 @@ class RunFolder:
     def evaluation(self) -> dict[str, Any]:
         path = self.path / "evaluation.json"
         return json.loads(path.read_text()) if path.exists() else {}
-
-    def close(self) -> None:
-        if self._metrics is not None:
-            self._metrics.close()

@@ -10,6 +10,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from ddfast import keyed
@@ -17,7 +18,9 @@ from ddfast.data import Dataset
 from ddfast.errors import UserError
 from ddfast.files import write_atomically
 from ddfast.networks import Network, build
-from ddfast.training import Tick, accuracy, optimizer, train_epoch
+from ddfast.report.progress import meter
+from ddfast.signals import Stop
+from ddfast.training import BATCH, Tick, accuracy, build_network, optimizer, train_epoch
 
 LR = 0.01
 
@@ -58,19 +61,26 @@ def pretrain(
             done(number, _pretrain_one(path, dataset, number, config, tick))
 
 
+def pretrain_with_progress(
+    path: Path, dataset: Dataset, count: int, settings: PoolConfig, console: Console, stop: Stop
+) -> None:
+    """`pretrain`, showing its progress; what is finished is not counted again."""
+    per_network = settings.epochs * -(-len(dataset.train.labels) // BATCH)
+    with meter(console, "pre-train", count * per_network) as bar:
+
+        def tick() -> None:
+            bar.step()
+            stop.check()
+
+        def done(number: int, reached: float) -> None:
+            console.print(f"network {number + 1} of {count}: {reached:.1f} % of the test images")
+
+        pretrain(path, dataset, count, settings, tick, done)
+
+
 def _pretrain_one(path: Path, dataset: Dataset, number: int, config: PoolConfig, tick: Tick) -> float:
     device = dataset.train.images.device
-    network = build(
-        config.network,
-        channels=dataset.channels,
-        num_classes=dataset.num_classes,
-        size=dataset.size,
-        width=config.width,
-        depth=config.depth,
-        norm=config.norm,
-        device=device,
-        generator=keyed.generator(config.seed, number, "pool network", device),
-    )
+    network = build_network(config, dataset, keyed.generator(config.seed, number, "pool network", device))
     sgd = optimizer(network, LR, config.weight_decay)
     partial = path.with_suffix(".partial")
     begun = _load_partial(partial, network, sgd) if partial.exists() else 0

@@ -9,43 +9,18 @@ from torch import Tensor
 
 import ddfast
 from ddfast import keyed
-from ddfast.data import Dataset, load
 from ddfast.distill.config import Config, parse_bytes
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import Distiller
 from ddfast.distill.plan import Plan, footprint, make_plan
-from ddfast.distill.pool import Pool, PoolConfig, pretrain
+from ddfast.distill.pool import Pool, pretrain_with_progress
+from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
 from ddfast.errors import RunFailed, UserError
-from ddfast.evaluate import Protocol, evaluate_all, evaluate_distilled
-from ddfast.networks import Network, build
+from ddfast.evaluate import evaluate_all, evaluate_distilled
 from ddfast.report import save_curve, save_grid
 from ddfast.report.progress import meter
 from ddfast.signals import Stop
-
-
-def find_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def load_data(config: Config, device: torch.device) -> Dataset:
-    return load(config.data, holdout=config.holdout, mean=config.mean, std=config.std, device=device)
-
-
-def protocol_of(config: Config) -> Protocol:
-    """How the run's images are evaluated."""
-    keys = ("network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed")
-    return Protocol(**{key: getattr(config, key) for key in keys})
+from ddfast.training import build_network
 
 
 class Run:
@@ -72,27 +47,12 @@ class Run:
             raise UserError(
                 f"ipc must be at most {fewest}, the images of the smallest class of {config.data}, got {config.ipc}"
             )
-        self.network = self._build(config.network, config.width, config.depth)
+        self.network = build_network(config, self.dataset).requires_grad_(False)
         if config.needs_pool and not config.pool:
-            self._build(
-                config.pool_network, config.pool_width, config.pool_depth
-            )  # or it fails after the folder is made
+            build_network(pool_config(config), self.dataset)  # what cannot be built must fail before the folder is made
         self.pool = Pool(Path(config.pool), self.dataset) if config.needs_pool and config.pool else None
+        self.labels = labels_of(config, self.dataset)
         self.state = self.folder.load_state(self.device) if resume else None
-
-    def _build(self, name: str, width: int | None, depth: int | None) -> Network:
-        dataset = self.dataset
-        return build(
-            name,
-            channels=dataset.channels,
-            num_classes=dataset.num_classes,
-            size=dataset.size,
-            width=width,
-            depth=depth,
-            norm=self.config.norm,
-            device=self.device,
-            generator=torch.Generator(self.device),
-        ).requires_grad_(False)
 
     def __call__(self) -> dict[str, Any]:
         """Distils, evaluates and draws; what evaluation.json holds."""
@@ -103,11 +63,8 @@ class Run:
             self.folder.save_config(self.config)
             self._make_pool()
             state = self._begin()
-            try:
-                self._distill(state)
-                evaluation = self._evaluate(state)
-            finally:
-                self.folder.close()
+            self._distill(state)
+            evaluation = self._evaluate(state)
         self._draw(state, evaluation)
         return evaluation
 
@@ -116,14 +73,7 @@ class Run:
         if not config.needs_pool or self.pool is not None:
             return
         path = self.folder.path / "pool"
-        settings = PoolConfig(
-            epochs=config.pool_epochs,
-            network=config.pool_network,
-            width=config.pool_width,
-            depth=config.pool_depth,
-            norm=config.norm,
-            seed=config.seed,
-        )
+        settings = pool_config(config)
         pretrain_with_progress(path, self.dataset, config.pool_count, settings, self.console, self.stop)
         self.pool = Pool(path, self.dataset)
 
@@ -144,16 +94,13 @@ class Run:
 
     def _plan(self) -> Plan:
         shape = (self.dataset.channels, *self.dataset.size)
-        complexity = [
-            footprint(network, "features", shape) for network in (self.pool.networks[:1] if self.pool else [])
-        ]
         return make_plan(
             parse_bytes(self.config.memory_budget),
             shape=shape,
             ipc=self.config.ipc,
             batch_real=min(self.config.batch_real, min(self.dataset.train.counts)),
             matching=footprint(self.network, "embed", shape),
-            complexity=complexity[0] if complexity else (0, 0),
+            complexity=footprint(self.pool.networks[0], "features", shape) if self.pool else (0, 0),
         )
 
     def _initial_images(self) -> Tensor:
@@ -166,10 +113,6 @@ class Run:
         shape = (dataset.num_classes * config.ipc, dataset.channels, *dataset.size)
         generator = keyed.generator(config.seed, 0, "initial noise", self.device)
         return torch.randn(shape, generator=generator, device=self.device)
-
-    @property
-    def labels(self) -> Tensor:
-        return torch.arange(self.dataset.num_classes, device=self.device).repeat_interleave(self.config.ipc)
 
     def _checkpoint(self, state: State) -> None:
         if not bool(state.images.isfinite().all()):
@@ -187,22 +130,18 @@ class Run:
         config = self.config
         self._saved = state.iteration
         distiller = Distiller(config, self.dataset, self.network, self.pool, Plan(state.classes, state.rows))
-        curve_every = config.eval_every or 0
-        if state.iteration == 0 and curve_every:
-            self._point(state)
         with meter(self.console, "distil", config.iterations, state.iteration) as bar:
             note = ""
             while state.iteration < config.iterations:
+                if self._point_is_due(state):
+                    self._point(state)
                 terms = distiller.iterate(state)
                 if state.iteration % config.log_every == 0:
                     note = self._log(state, distiller.report(terms))
                 bar.step(note)
-                if self.stop.requested or state.iteration % config.checkpoint_every == 0:
+                if self.stop.requested or state.iteration % config.checkpoint_every == 0 or self._point_is_due(state):
                     self._checkpoint(state)
                 self.stop.check()
-                if curve_every and state.iteration % curve_every == 0 and state.iteration < config.iterations:
-                    self._checkpoint(state)
-                    self._point(state)
         if self._saved != state.iteration:
             self._checkpoint(state)
 
@@ -213,11 +152,17 @@ class Run:
         self.folder.log({"iteration": state.iteration, **terms})
         return "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
 
+    def _point_is_due(self, state: State) -> bool:
+        """Whether the curve gets a point here that it does not have yet, from before an interruption."""
+        if not self.config.eval_every or state.iteration % self.config.eval_every:
+            return False
+        return all(point["iteration"] != state.iteration for point in self.folder.lines("curve.jsonl"))
+
     def _point(self, state: State) -> None:
         """A point of the accuracy curve."""
-        images = (state.images, self.labels)
+        protocol = protocol_of(self.config)
         self._record(
-            state, evaluate_distilled(*images, self.dataset, protocol_of(self.config), self.console, self.stop)
+            state, evaluate_distilled(state.images, self.labels, self.dataset, protocol, self.console, self.stop)
         )
 
     def _record(self, state: State, result: dict[str, Any]) -> None:
@@ -232,9 +177,8 @@ class Run:
         evaluation = self.folder.evaluation()
         if evaluation and evaluation["distilled"]["iteration"] == state.iteration:
             return evaluation
-        images = (state.images, self.labels)
-        protocol = protocol_of(config)
-        evaluation = evaluate_all(*images, self.dataset, protocol, config.whole_epochs, self.console, self.stop)
+        protocol, whole = protocol_of(config), config.whole_epochs
+        evaluation = evaluate_all(state.images, self.labels, self.dataset, protocol, whole, self.console, self.stop)
         evaluation["distilled"]["iteration"] = state.iteration
         if config.eval_every:
             self._record(state, evaluation["distilled"])
@@ -254,51 +198,5 @@ class Run:
             self.console.print(f"no pictures: {error}")
 
 
-def pretrain_with_progress(
-    path: Path, dataset: Dataset, count: int, settings: PoolConfig, console: Console, stop: Stop
-) -> None:
-    """`pretrain`, showing its progress; what is finished is not counted again."""
-    per_network = settings.epochs * -(-len(dataset.train.labels) // 256)
-    with meter(console, "pre-train", count * per_network) as bar:
-
-        def tick() -> None:
-            bar.step()
-            stop.check()
-
-        def done(number: int, reached: float) -> None:
-            console.print(f"network {number + 1} of {count}: {reached:.1f} % of the test images")
-
-        pretrain(path, dataset, count, settings, tick, done)
-
-
 def _finite(value: float) -> bool:
     return abs(value) < float("inf")
-
-
-def evaluate_run(
-    path: Path, network: str | None, repeats: int | None, epochs: int | None, device: torch.device, console: Console
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Evaluates the images of a finished or unfinished run; the table and the names of the classes.
-
-    Args:
-        network: another architecture than the run's, with its own width and depth; None is the run's own.
-        repeats, epochs: None are the run's own.
-    """
-    folder = RunFolder(path)
-    folder.check(resume=True)
-    state = folder.load_state(device)
-    if state is None:
-        raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
-    config = folder.load_config()
-    config = config.replace(epochs=epochs or config.epochs, repeats=repeats or config.repeats)
-    if network is not None and network != config.network:
-        config = config.replace(network=network, width=None, depth=None)
-    dataset = load_data(config, device)
-    labels = torch.arange(dataset.num_classes, device=device).repeat_interleave(config.ipc)
-    with Stop() as stop:
-        evaluation = evaluate_all(
-            state.images, labels, dataset, protocol_of(config), config.whole_epochs, console, stop
-        )
-    evaluation["distilled"]["iteration"] = state.iteration
-    folder.write_json(f"evaluation-{network}.json" if network else "evaluation.json", evaluation)
-    return evaluation, dataset.classes

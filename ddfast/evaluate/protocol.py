@@ -14,8 +14,7 @@ from torch import Tensor
 from ddfast import keyed
 from ddfast.augment import parse_strategy
 from ddfast.data import Dataset
-from ddfast.networks import build
-from ddfast.training import BATCH, Tick, accuracy, optimizer, train_epoch
+from ddfast.training import BATCH, Tick, accuracy, build_network, optimizer, train_epoch
 
 LR = 0.01
 
@@ -104,17 +103,8 @@ def _one(
     repeat: int,
     tick: Tick,
 ) -> tuple[float, list[float | None]]:
-    network = build(
-        protocol.network,
-        channels=dataset.channels,
-        num_classes=dataset.num_classes,
-        size=dataset.size,
-        width=protocol.width,
-        depth=protocol.depth,
-        norm=protocol.norm,
-        device=images.device,
-        generator=keyed.generator(protocol.seed, repeat, "evaluation network", images.device),
-    )
+    generator = keyed.generator(protocol.seed, repeat, "evaluation network", images.device)
+    network = build_network(protocol, dataset, generator)
     shuffle = keyed.generator(protocol.seed, repeat, "evaluation batches", torch.device("cpu"))
     strategy = parse_strategy(protocol.augmentation)
     sgd = optimizer(network, LR)
