@@ -24,6 +24,7 @@ $(STAMP): pyproject.toml $(filter-out /dev/null,$(CONSTRAINTS))
 demo: $(STAMP)
 	rm -rf $(DEMO_RUN)
 	$(BIN)/ddfast distill --out $(DEMO_RUN)
+	@$(BIN)/ddfast report $(DEMO_RUN) --check > /dev/null
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not full'

@@ -29,6 +29,13 @@ app = typer.Typer(
 console = Console(highlight=False)
 
 
+@app.callback(invoke_without_command=True)
+def ddfast(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        console.print(Text(context.get_help()), soft_wrap=True)
+
+
+
 def main() -> None:
     """Runs a command; whatever goes wrong for the user is one line on stderr and an exit code."""
     keep_freed_memory()

@@ -12,20 +12,24 @@ if torch.cuda.is_available():
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "operators(*names): the operators which a test's `backend` must implement")
+    config.addinivalue_line("markers", "losses(*names): those of the module's LOSSES that a test's `loss` goes through")
 
 
 def pytest_generate_tests(metafunc):
-    """Fills in (loss, backend, device), (backend, device) or device; a module lists its losses as LOSSES."""
+    """Fills in (loss, backend, device), (backend, device) or device, in modules with LOSSES or an `operators` mark."""
     wanted = metafunc.fixturenames
     operators = metafunc.definition.get_closest_marker("operators")
-    if "loss" in wanted:
-        triples = [(loss, *pair) for loss in metafunc.module.LOSSES for pair in runnable(*loss.operators)]
+    losses = getattr(metafunc.module, "LOSSES", None)
+    if losses and "loss" in wanted:
+        named = metafunc.definition.get_closest_marker("losses")
+        losses = [loss for loss in losses if named is None or loss.name in named.args]
+        triples = [(loss, *pair) for loss in losses for pair in runnable(*loss.operators)]
         ids = [f"{loss.name}-{backend}-{device}" for loss, backend, device in triples]
         metafunc.parametrize(("loss", "backend", "device"), triples, ids=ids)
     elif operators and "backend" in wanted:
         pairs = runnable(*operators.args)
         metafunc.parametrize(("backend", "device"), pairs, ids=[f"{backend}-{device}" for backend, device in pairs])
-    elif "device" in wanted and "backend" not in wanted:
+    elif operators and "device" in wanted:
         metafunc.parametrize("device", DEVICES)
 
 

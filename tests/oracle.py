@@ -4,7 +4,8 @@ A backend that registers its operators is tested by everything that lists losses
 added for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -33,6 +34,17 @@ def runnable(*operators: str) -> list[tuple[str, str]]:
         return all(refusal(backend, operator, torch.device(device)) is None for operator in operators)
 
     return [(backend, device) for backend in BACKENDS for device in DEVICES if runs(backend, device)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For loops over many small tensors: on a busy machine threads would mostly wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -148,8 +160,10 @@ class Loss:
         arguments = self.arguments(batch)
         return lambda features: self.function(*arguments(features), **self.options, **options, backend=backend)
 
-    def oracle(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        return partial(self.definition, batch)
+    def expected(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss and its gradient by the definition and autograd, in the batch's dtype."""
+        with one_thread():
+            return differentiate(partial(self.definition, batch), batch.syn)
 
 
 def _matching(mean_weight: float, covariance_weight: float, local: str = "channels") -> Callable[..., Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import many
+from oracle import DEVICES, many
 
 import ddfast.functional as DF
 from ddfast import ClassSegments
@@ -85,6 +85,7 @@ def test_numpy_integers_count_as_integers():
     assert ClassSegments.from_labels(torch.tensor([0]), np.int64(2)).num_classes == 2
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_segments_live_where_their_labels_do(device):
     segments = ClassSegments.from_labels(torch.tensor([1, 0, 1], device=device))
     assert segments.index.device.type == segments.offsets.device.type == segments.counts(device).device.type == device

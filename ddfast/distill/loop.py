@@ -20,12 +20,13 @@ from ddfast.distill.pool import Pool
 from ddfast.networks import Network, draw_weights
 from ddfast.segments import ClassSegments
 
-TERMS = (
-    "distribution_matching",
-    "covariance_matching",
-    "class_centralization",
-    "conditional_mutual_information",
-)
+TERMS = {
+    "distribution_matching": "DM",
+    "covariance_matching": "CM",
+    "class_centralization": "CC",
+    "conditional_mutual_information": "CMI",
+}
+MATCHING, COMPLEXITY = tuple(TERMS)[:2], tuple(TERMS)[2:]
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Distiller:
 
     def _match(self, images: Tensor, classes: Tensor, draws: Tensor, number: int) -> Tensor:
         """Distribution and covariance matching of a chunk's images (G, IPC, C, H, W), under the fresh network."""
-        if not any(name in self.weights for name in TERMS[:2]):
+        if not any(name in self.weights for name in MATCHING):
             return torch.zeros(2, device=self.device)
         real = self._real_features(classes, draws, number)
         synthetic = self.network.embed(augment(images, draws, self.strategy).flatten(0, 1))
@@ -85,7 +86,7 @@ class Distiller:
             return_terms=True,
         )
         loss.backward()
-        return self._stack(terms, TERMS[:2])
+        return self._stack(terms, MATCHING)
 
     @torch.no_grad()
     def _real_features(self, classes: Tensor, draws: Tensor, number: int) -> Tensor:
@@ -105,14 +106,14 @@ class Distiller:
             augmented = augment(images, draws, self.strategy).flatten(0, 1)
             spread = DF.class_centralization(member.features(augmented), segments, alpha=config.alpha, beta=config.beta)
             (config.centralization_weight * spread).backward()
-            terms[TERMS[2]] = spread.detach()
+            terms[COMPLEXITY[0]] = spread.detach()
         if config.cmi_weight != 0:
             features = member.features(images.flatten(0, 1))
             total = config.ipc * self.dataset.num_classes  # the batch mean is over all classes, not over the chunk's
             information = DF.conditional_mutual_information(features, segments, reduction="sum") / total
             (config.cmi_weight * information).backward()
-            terms[TERMS[3]] = information.detach()
-        return self._stack(terms, TERMS[2:])
+            terms[COMPLEXITY[1]] = information.detach()
+        return self._stack(terms, COMPLEXITY)
 
     def _stack(self, terms: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
         zero = torch.zeros((), device=self.device)

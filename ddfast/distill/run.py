@@ -11,7 +11,7 @@ import ddfast
 from ddfast import keyed
 from ddfast.distill.config import Config, parse_bytes
 from ddfast.distill.folder import RunFolder, State
-from ddfast.distill.loop import Distiller
+from ddfast.distill.loop import TERMS, Distiller
 from ddfast.distill.plan import Plan, footprint, make_plan
 from ddfast.distill.pool import Pool, pretrain_with_progress
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
@@ -150,7 +150,7 @@ class Run:
             values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
             raise RunFailed(f"the loss of iteration {state.iteration} is not finite ({values}); {self._kept()}")
         self.folder.log({"iteration": state.iteration, **terms})
-        return "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        return "  ".join(f"{TERMS.get(name, name)} {value:.4g}" for name, value in terms.items())
 
     def _point_is_due(self, state: State) -> bool:
         """Whether the curve gets a point here that it does not have yet, from before an interruption."""
