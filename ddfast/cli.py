@@ -22,6 +22,7 @@ from ddfast.memory import keep_freed_memory
 from ddfast.options import given_keys, with_config_options
 from ddfast.report import class_table, evaluation_table
 from ddfast.signals import Interrupted, Stop
+from ddfast.training import build_network
 
 app = typer.Typer(
     help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -54,6 +55,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _end("stopped by SIGINT", 130)
     except Exception as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # PyTorch's on a CPU
+            _end(f"out of memory, a smaller --memory-budget may help: {error}", 3)
         if not hasattr(error, "format_message"):  # what Typer raises for a wrong option
             raise
         _end(error.format_message(), 2)
@@ -79,7 +82,7 @@ def distill(
     """
     given = given_keys(options)
     recipe = given.pop("recipe", None)
-    named = bool(recipe)
+    named = bool(recipe)  # an empty name asks for no recipe at all
     if recipe is None and given.get("data", "digits") == "digits":
         recipe = "digits"
     base = from_recipe(recipe) if recipe else Config()
@@ -96,7 +99,7 @@ def distill(
 
 
 def _run_name(base: Config, given: dict[str, Any]) -> str:
-    name = base.recipe or Path(given["data"]).name or "run"
+    name = base.recipe or Path(given.get("data", base.data)).name or "run"
     return f"{name.replace('/', '-')}-ipc{given.get('ipc', base.ipc)}"
 
 
@@ -161,8 +164,13 @@ def evaluate(
     held = held.replace(epochs=epochs or held.epochs, repeats=repeats or held.repeats)
     dataset = load_data(held, state.images.device)
     labels = labels_of(held, dataset)
-    for name in [name.strip() for name in networks.split(",")] if networks else [""]:
-        config = held if name in ("", held.network) else held.replace(network=name, width=None, depth=None)
+    names = [name.strip() for name in networks.split(",") if name.strip()] or [""]
+    configs = [
+        held if name in ("", held.network) else held.replace(network=name, width=None, depth=None) for name in names
+    ]
+    for config in configs:
+        build_network(config, dataset)  # an unknown name must fail before an hour with a known one
+    for name, config in zip(names, configs, strict=True):
         protocol = protocol_of(config)
         with Stop() as stop:
             evaluation = evaluate_all(state.images, labels, dataset, protocol, config.whole_epochs, console, stop)
@@ -184,6 +192,8 @@ def report(
     if not evaluation:
         raise UserError(f"{run} holds no evaluation; ddfast evaluate makes one")
     _print_evaluation(run, evaluation, folder.load_classes())
+    if check and "random" not in evaluation:
+        raise UserError(f"{run} holds no evaluation of random images to compare with")
     if check and not evaluation["distilled"]["mean"] > evaluation["random"]["mean"]:
         _end("the distilled images are no better than random real ones", 1)
 

@@ -74,8 +74,7 @@ class ClassMoments:
         wide = gap.double()  # neither autocast nor the TF32 flags touch a float64 product
         between = share * (1 - share) * (wide @ wide.transpose(1, 2)).to(gap.dtype)  # (K, C, C)
         covariances = (1 - share) * self.covariances + share * other.covariances + between
-        means = torch.where(share == 1, other.means, self.means + share * gap)
-        return ClassMoments(counts, means, covariances, self.local)
+        return ClassMoments(counts, self.means + share * gap, covariances, self.local)
 
     def to(self, device: torch.device | str) -> "ClassMoments":
         """The same moments on another device."""

@@ -226,6 +226,27 @@ def test_cmi_of_features_whose_softmax_underflows(dtype, backend, device):
         assert distance(value, loss.expected(rounded)[0]) < 1e-5
 
 
+def test_small_probabilities_count(backend, device):
+    """Probabilities from 1 down to 1e-20; without those below 1e-6 the loss would be off by as much."""
+    for loss in CMI:
+        b = batch(loss.row, spread=6.0)
+        value, gradient = differentiate(loss.of(b.to(device), backend), b.syn.to(device))
+        expected, expected_gradient = loss.expected(b)
+        assert_close(value, expected)
+        assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_probability_whose_mean_underflows_is_finite(dtype, backend, device):
+    """P is the smallest number of its dtype in one row and 0 in the others: then Q is 0 where P is not."""
+    depth = {torch.float32: (85, 105), torch.float64: (705, 747)}[dtype]
+    for gap in torch.arange(*depth, 0.25).tolist():
+        features = torch.tensor([[0, -gap], *[[0, -torch.inf]] * 3], dtype=dtype, device=device)
+        value, gradient = differentiate(partial(DF.conditional_mutual_information, backend=backend), features)
+        assert abs(value.item()) < 1e-30
+        assert gradient.abs().max() < 1e-30
+
+
 def test_cmi_of_equal_rows_is_zero(backend, device):
     features = torch.randn(1, 40, dtype=torch.float64, device=device).expand(12, 40)
     value, gradient = differentiate(partial(DF.conditional_mutual_information, backend=backend), features)
@@ -346,18 +367,20 @@ def test_a_term_of_zero_weight_is_not_computed(backend, device):
     assert fused(b, backend, centralization_weight=1e-9)(b.syn).isnan()
 
 
-def test_nan_stays_in_its_class(loss, backend, device):
+@pytest.mark.parametrize("k", [0, 1, 3, 4])
+def test_nan_stays_in_its_class(loss, k, backend, device):
     b = batch(loss.row).to(device)
     whole, expected = differentiate(loss.of(b, backend), b.syn)
-    b.syn[3, 4] = torch.nan
+    b.syn[(b.labels == k).nonzero()[-1].item(), 4] = torch.nan
     value, gradient = differentiate(loss.of(b, backend), b.syn)
     if loss.name == "cmi-none":
-        assert value[1].isnan()
-        assert_close(value[[0, 2, 3, 4]], whole[[0, 2, 3, 4]])
+        others = torch.arange(5, device=device) != k
+        assert value[k].isnan()
+        assert_close(value[others], whole[others])
     else:
         assert value.isnan()
-    assert gradient[b.labels == 1].isnan().any()
-    assert_close(gradient[b.labels != 1], expected[b.labels != 1])
+    assert gradient[b.labels == k].isnan().any()
+    assert_close(gradient[b.labels != k], expected[b.labels != k])
 
 
 def test_infinity_is_not_hidden(loss, backend, device):

@@ -202,6 +202,17 @@ def test_moments_pair_with_any_float_dtype(loss, moments_dtype, dtype, backend, 
     assert distance(gradient, expected_gradient) < max(1e-5, 2 * torch.finfo(dtype).eps)
 
 
+def test_distribution_matching_takes_moments_of_either_local(backend, device):
+    b = batch((3, 2, 5)).to(device)
+    expected = DF.distribution_matching(b.real, b.syn, b.real_segments, b.segments, backend=backend)
+    for local in ("channels", "rows"):
+        moments = ClassMoments.from_features(b.real, b.real_segments, local)
+        assert_close(
+            DF.distribution_matching(moments, b.syn, syn_segments=b.segments, backend=backend),
+            expected,
+        )
+
+
 def test_float64_moments_keep_their_digits_against_float32(backend, device):
     """At mean/spread 1e6 float32 means would leave nothing of the gap."""
     b = batch((6, 4), mean=1e6)
@@ -276,16 +287,25 @@ def test_a_term_of_zero_weight_is_not_computed(backend, device):
     assert DF.moment_matching(real, syn, covariance_weight=1e-9, backend=backend).isnan()
 
 
+@pytest.mark.parametrize("k", [0, 1, 4])
 @pytest.mark.parametrize("side", ["real", "syn"])
-def test_nan_stays_in_its_class(loss, side, backend, device):
+def test_nan_stays_in_its_class(loss, side, k, backend, device):
     b = batch(loss.row).to(device)
     _, expected = differentiate(loss.of(b, backend), b.syn)
     features, labels = (b.real, b.real_labels) if side == "real" else (b.syn, b.labels)
-    features[(labels == 1).nonzero()[1].item()].view(-1)[4] = torch.nan
+    features[(labels == k).nonzero()[-1].item()].view(-1)[4] = torch.nan
     value, gradient = differentiate(loss.of(b, backend), b.syn)
     assert value.isnan()
-    assert gradient[b.labels == 1].isnan().any()
-    assert_close(gradient[b.labels != 1], expected[b.labels != 1])
+    assert gradient[b.labels == k].isnan().any()
+    assert_close(gradient[b.labels != k], expected[b.labels != k])
+
+
+def test_nan_of_a_class_without_a_counterpart_is_no_part_of_the_loss(loss, backend, device):
+    b = batch(loss.row).to(device)
+    expected = loss.of(b, backend)(b.syn)
+    b.real[b.real_labels == 2] = torch.nan
+    b.syn[b.labels == 3] = torch.nan
+    assert_close(loss.of(b, backend)(b.syn), expected)
 
 
 def test_infinity_is_not_hidden(loss, backend, device):

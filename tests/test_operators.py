@@ -30,6 +30,24 @@ LOSSES = MATCHING + MOMENTS + COMPLEXITY
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 
+class Recorder(TorchDispatchMode):
+    """The calls of our operators, as they reach the dispatcher: (overload, arguments)."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, overload, types, arguments=(), options=None):
+        if overload.namespace == "ddfast":
+            self.calls.append((overload, tree_map_only(torch.Tensor, torch.Tensor.detach, arguments)))
+        return overload(*arguments, **(options or {}))
+
+    def passed(self, name):
+        """What each call passed for the argument of that name, where it has one."""
+        named = [zip((it.name for it in call._schema.arguments), given, strict=True) for call, given in self.calls]
+        return [value for arguments in named for key, value in arguments if key == name]
+
+
 def test_poison():
     assert torch.empty(1000).isnan().all()
 
@@ -113,8 +131,9 @@ def test_no_graph_without_need(loss, backend, device):
     b = batch(loss.row).to(device)
     leaf = b.syn.clone().requires_grad_()
     call = loss.of(b, backend)
-    with torch.no_grad():
+    with torch.no_grad(), Recorder() as recorder:
         without = call(leaf)
+    assert recorder.passed("needs_grad") == [False]
     with torch.inference_mode():
         inference = call(leaf)
     assert without.grad_fn is inference.grad_fn is call(b.syn).grad_fn is None
@@ -289,21 +308,26 @@ def assert_capturable(loss, backend):
     assert_close(gradient, expected_gradient)
 
 
+@pytest.mark.losses("cm", "mm-rows", "cm-moments")
+@pytest.mark.parametrize("precision", [None, "tf32"])
+def test_only_tf32_allows_tf32(loss, precision, backend, device):
+    """The operators are told in forward and backward; whether they make use of it is theirs."""
+    b = batch(loss.row).to(torch.float32).to(device)
+    call = loss.of(b, backend, precision=precision)
+    with Recorder() as recorder:
+        differentiate(call, b.syn)
+    assert recorder.passed("tf32") == [precision == "tf32"] * 2
+
+
+@pytest.mark.operators("class_moments")
+@pytest.mark.parametrize("precision", [None, "tf32"])
+def test_only_tf32_allows_tf32_in_moments(precision, backend, device):
+    with Recorder() as recorder:
+        ClassMoments.from_features(torch.randn(4, 3, device=device), precision=precision, backend=backend)
+    assert recorder.passed("tf32") == [precision == "tf32"]
+
+
 # Schemas and compilation
-
-
-class Recorder(TorchDispatchMode):
-    """The calls of our operators, as they reach the dispatcher."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
-        if operator.namespace == "ddfast":
-            without_grad = tree_map_only(torch.Tensor, torch.Tensor.detach, arguments)
-            self.calls.append((operator, without_grad))
-        return operator(*arguments, **(options or {}))
 
 
 CHECKED = {

@@ -67,7 +67,8 @@ class Config:
         for key in dataclasses.fields(self):
             value, least = getattr(self, key.name), key.metadata["least"]
             _check_type(key.name, value, key_type(key.name))
-            if isinstance(value, float) and not math.isfinite(value):
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
                 raise UserError(f"{key.name} must be finite, got {value}")
             if least is not None and value is not None and value < least:
                 raise UserError(f"{key.name} must be at least {least}, got {value}")
@@ -76,6 +77,8 @@ class Config:
                 raise UserError(f"{name} must be {' or '.join(options)}, got {getattr(self, name)!r}")
         if not (self.mean_weight or self.covariance_weight or self.needs_pool):
             raise UserError("at least one of the four weights must differ from 0")
+        if self.beta != 0 and self.alpha is None:
+            raise UserError(f"beta needs alpha, the rate of the exponential form; got beta {self.beta} alone")
         parse_strategy(self.augmentation)
         parse_bytes(self.memory_budget)
         if self.needs_pool and not self.pool and not self.pool_count:
@@ -97,7 +100,10 @@ class Config:
     def dumps(self) -> str:
         """As TOML; a key without a value is left out."""
         items = ((key.name, getattr(self, key.name)) for key in dataclasses.fields(self))
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in items if value is not None)
+        # JSON's escapes of anything beyond the BMP are not TOML's, so such letters stay as they are.
+        return "".join(
+            f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in items if value is not None
+        )
 
     @staticmethod
     def load(path: Path) -> "Config":
@@ -115,11 +121,16 @@ def key_type(name: str) -> tuple[type, bool]:
 
 def _check_type(name: str, value: Any, expected: tuple[type, bool]) -> None:
     kind, optional = expected
-    accepted = (int, float) if kind is float else kind
-    if (value is None and optional) or (isinstance(value, accepted) and not isinstance(value, bool)):
+    if (value is None and optional) or _is(value, kind):
         return
     what = {int: "an integer", float: "a number", str: "a string", tuple: "a list of numbers"}[kind]
     raise UserError(f"{name} must be {what}, got {value!r}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_is(number, float) for number in value)
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
 
 
 def _from_toml(value: Any) -> Any:
@@ -134,7 +145,7 @@ def nearest(name: str, known: typing.Sequence[str]) -> str:
 
 def read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

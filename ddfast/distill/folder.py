@@ -44,7 +44,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is not a folder; --out must name one")
         if resume and not (self.path / "config.toml").exists():
-            raise UserError(f"{self.path} holds no run to resume")
+            raise UserError(f"{self.path} holds no run")
         if not resume and (self.path / "config.toml").exists():
             raise UserError(f"{self.path} already holds a run; --resume continues it, --out starts another one")
 
@@ -103,12 +103,16 @@ class RunFolder:
 
     def load_classes(self) -> tuple[str, ...]:
         """The names of the classes, from the synthetic set."""
-        with safetensors.safe_open(self.path / "synthetic.safetensors", "pt") as file:
-            return tuple(json.loads(file.metadata()["classes"]))
+        path = self.path / "synthetic.safetensors"
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                return tuple(json.loads(file.metadata()["classes"]))
+        except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a synthetic set of ddfast: {error}") from error
 
     def log(self, line: dict[str, Any]) -> None:
-        """Appends a line to metrics.jsonl, at once: nothing is left in a buffer."""
-        with self._disk(), open(self.path / "metrics.jsonl", "ab", buffering=0) as file:
+        """Appends a line to metrics.jsonl, at once: the file is closed, so nothing is left in a buffer."""
+        with self._disk(), open(self.path / "metrics.jsonl", "ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
@@ -133,4 +137,7 @@ class RunFolder:
 
     def evaluation(self) -> dict[str, Any]:
         path = self.path / "evaluation.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            return json.loads(path.read_text()) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not an evaluation of ddfast: {error}") from error

@@ -52,20 +52,19 @@ class Distiller:
         config, number = self.config, state.iteration
         draw_weights(self.network, keyed.generator(config.seed, number, "matching network", self.device))
         member = self.pool.member(config.seed, number) if self.pool else None
-        gradient = []
         terms = torch.zeros(len(TERMS), device=self.device)
         for classes in torch.arange(self.dataset.num_classes).split(self.plan.classes):
-            chunk = state.images.unflatten(0, (-1, config.ipc))[classes[0] : classes[-1] + 1]
-            images = chunk.detach().requires_grad_()
+            rows = slice(int(classes[0]) * config.ipc, (int(classes[-1]) + 1) * config.ipc)
+            images = state.images[rows].unflatten(0, (-1, config.ipc)).detach().requires_grad_()
             # On the CPU: which operation a class gets is read there, without waiting for the device.
             draws = keyed.uniform(config.seed, number, classes, "augmentation", DRAWS)
             terms[:2] += self._match(images, classes.to(self.device, non_blocking=True), draws, number)
             if member is not None:
                 terms[2:] += self._simplify(images, draws, member)
             assert images.grad is not None
-            gradient.append(images.grad.flatten(0, 1))
-        state.momentum.mul_(config.image_momentum).add_(torch.cat(gradient))
-        state.images.sub_(state.momentum, alpha=config.image_lr)
+            # No loss looks at another class, so a chunk's step need not wait for the others' gradients.
+            state.momentum[rows].mul_(config.image_momentum).add_(images.grad.flatten(0, 1))
+            state.images[rows].sub_(state.momentum[rows], alpha=config.image_lr)
         state.iteration += 1
         return terms
 

@@ -49,6 +49,7 @@ def pretrain(
     Raises:
         UserError: if the folder holds a pool of another configuration, or cannot be written.
     """
+    build_network(config, dataset)  # what cannot be built must fail before the folder is claimed for it
     settings = {**dataclasses.asdict(config), **_data_settings(dataset)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,11 +113,14 @@ def _partial(network: Network, sgd: torch.optim.SGD, epoch: int) -> bytes:
 
 def _load_partial(path: Path, network: Network, sgd: torch.optim.SGD) -> int:
     """Puts an unfinished network back where it was; the epochs it has behind it."""
-    with safetensors.safe_open(path, "pt", device=str(network.head.weight.device)) as file:
-        network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
-        for name, parameter in network.named_parameters():
-            sgd.state[parameter]["momentum_buffer"] = file.get_tensor(f"momentum.{name}")
-        return int(file.metadata()["epoch"])
+    try:
+        with safetensors.safe_open(path, "pt", device=str(network.head.weight.device)) as file:
+            network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
+            for name, parameter in network.named_parameters():
+                sgd.state[parameter]["momentum_buffer"] = file.get_tensor(f"momentum.{name}")
+            return int(file.metadata()["epoch"])
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is not an unfinished network of ddfast: {error}") from error
 
 
 def _path(folder: Path, number: int) -> Path:
@@ -132,18 +136,20 @@ def _claim(path: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1).encode())
         return
-    for key, value in _read_settings(path).items():
-        if settings.get(key) != value:
-            raise UserError(
-                f"{path.parent} holds a pool of another {key}: {_short(value)}, not {_short(settings.get(key))}"
-            )
+    held = _read_settings(path)
+    for key, value in settings.items():
+        if held.get(key) != value:
+            raise UserError(f"{path.parent} holds a pool of another {key}: {_short(held.get(key))}, not {_short(value)}")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        settings = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not the description of a pool: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is not the description of a pool: it holds {_short(settings)}")
+    return settings
 
 
 def _short(value: Any) -> str:

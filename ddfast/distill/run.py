@@ -53,6 +53,8 @@ class Run:
         self.pool = Pool(Path(config.pool), self.dataset) if config.needs_pool and config.pool else None
         self.labels = labels_of(config, self.dataset)
         self.state = self.folder.load_state(self.device) if resume else None
+        if self.state is None and not bool(self._initial_images().isfinite().all()):
+            raise UserError("the normalised images are not finite; check mean and std")
 
     def __call__(self) -> dict[str, Any]:
         """Distils, evaluates and draws; what evaluation.json holds."""

@@ -35,7 +35,7 @@ def class_table(evaluation: dict[str, Any], classes: Sequence[str]) -> Table:
     for label in entries:
         table.add_column(label, justify="right")
     for name, *accuracies in zip(classes, *(entry["per_class"] for entry in entries.values()), strict=True):
-        table.add_row(name, *(f"{accuracy:.1f}" for accuracy in accuracies))
+        table.add_row(name, *("–" if accuracy is None else f"{accuracy:.1f}" for accuracy in accuracies))
     return table
 
 

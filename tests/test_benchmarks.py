@@ -1,0 +1,298 @@
+"""The measuring ground: baselines that are right, a gate that refuses, statistics that know noise from a change."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu, report
+from benchmarks.baselines import BASELINES
+from benchmarks.cases import COMPLEXITY, MATCHING, MOMENTS, Case
+from benchmarks.ceilings import Ceilings
+from benchmarks.floors import Floor, floor
+from benchmarks.gate import Gate
+from benchmarks.intervals import median, ratio
+from benchmarks.measure import measure, sets_beyond, take_turns
+from benchmarks.memory import peak_bytes
+from benchmarks.workloads import WORKLOADS
+from ddfast.operators import closed_form
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
+
+
+def tiny(operator: str, workload: str = "tiny-ipc50") -> Case:
+    return Case(operator, WORKLOADS[workload].at("quick"), CPU)
+
+
+def without_compile(contenders: Callable) -> Callable:
+    """Compiling takes longer than all else here; `make bench-quick` does it."""
+    return lambda case: {name: bind for name, bind in contenders(case).items() if name != "compile"}
+
+
+def gate_of(case: Case) -> Gate:
+    return Gate(case, [case.batch(seed) for seed in range(3)])
+
+
+# what is compared
+
+
+@pytest.mark.parametrize("workload", ["tiny-ipc50", "tiny-rows-ipc10"])
+@pytest.mark.parametrize("operator", [*MOMENTS, *MATCHING, *COMPLEXITY])
+def test_eager_loop_and_reference_pass_the_gate(operator, workload):
+    case = tiny(operator, workload)
+    gate, contenders = gate_of(case), case.contenders()
+    assert {*BASELINES, "reference"} <= contenders.keys()
+    assert {name: gate.refusal(name, contenders[name]) for name in ("loop", "eager", "reference")} == {
+        "loop": None,
+        "eager": None,
+        "reference": None,
+    }
+
+
+@pytest.fixture
+def wrong_sign(monkeypatch):
+    """Of the covariances' part of the gradient: Delta (K, 1, D, D) times the centred rows."""
+    right = closed_form._product
+    monkeypatch.setattr(closed_form, "_product", lambda a, b: -right(a, b) if a.ndim == 4 else right(a, b))
+
+
+def test_the_gate_refuses_a_wrong_sign(wrong_sign):
+    case = tiny("moment_matching")
+    reason = gate_of(case).refusal("reference", case.contenders()["reference"])
+    assert reason.startswith("reference is wrong on tiny-ipc50: gradient of moment_matching off by")
+
+
+def test_the_gate_refuses_a_wrong_gradient_and_a_nan():
+    case = tiny("class_centralization")
+    gate = gate_of(case)
+
+    def half_gradient(batch):
+        right = case.contenders()["eager"](batch)
+        return lambda features: right(0.5 * features + 0.5 * features.detach())
+
+    assert "gradient of class_centralization off by" in gate.refusal("ours", half_gradient)
+    assert "off by nan" in gate.refusal("ours", lambda batch: lambda features: features.sum() * float("nan"))
+
+
+def test_no_time_is_reported_of_a_wrong_operator(wrong_sign, monkeypatch):
+    monkeypatch.setattr(Case, "contenders", without_compile(Case.contenders))
+    measured = measure(tiny("covariance_matching"), 0.0, (2, 2))
+    assert set(measured.refused) == {"reference"}
+    assert set(measured.samples) == {"loop", "eager"}
+
+
+# what is measured
+
+
+def test_turns_give_every_contender_as_many_samples_and_keep_rounds_together():
+    seen = []
+
+    def turn(name):
+        return lambda: seen.append(name) or {"forward": float(len(seen))}
+
+    samples = take_turns({name: [turn(name)] for name in "abc"}, 0.0, (4, 4))
+    rounds = [seen[start : start + 3] for start in range(3, 15, 3)]  # after the warm one
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    assert len({tuple(order) for order in rounds}) > 1
+    assert [samples[name]["forward"] for name in "abc"] == [
+        [float(4 + 3 * r + order.index(name)) for r, order in enumerate(rounds)] for name in "abc"
+    ]
+
+
+def test_directions_and_peaks_of_a_case(monkeypatch):
+    monkeypatch.setattr(Case, "contenders", without_compile(Case.contenders))
+    measured = measure(tiny("class_complexity"), 0.0, (3, 3))
+    for name, samples in measured.samples.items():
+        assert {direction: len(seconds) for direction, seconds in samples.items()} == {
+            "forward": 3,
+            "backward": 3,
+            "both": 3,
+        }
+        assert all(back < both for back, both in zip(samples["backward"], samples["both"], strict=True))
+        assert measured.first_call[name].keys() == samples.keys()
+        assert 0 < measured.peak[name]["forward"] <= measured.peak[name]["both"]
+
+
+def test_peak_bytes_are_exact_and_beyond_what_was_there():
+    held = torch.ones(1000)
+
+    def call() -> None:
+        first = held + 1  # 4,000 bytes
+        second = torch.empty(3000)  # 12,000 beside them
+        del first, second
+        torch.empty(2000)
+
+    call()
+    assert peak_bytes(call, CPU) - 16_000 in range(32)  # a scalar operand may take a few bytes
+
+
+def test_inputs_rotate_beyond_the_cache():
+    assert sets_beyond(60 << 20, 20 << 20) == 6
+    assert sets_beyond(60 << 20, 500 << 20) == 1
+    assert sets_beyond(0, 1) == 0
+
+
+# what is said about it
+
+
+def test_floors_counted_by_hand():
+    workload = WORKLOADS["c10-ipc10"]  # 10 classes, 256 + 10 images, 128 channels at 16 positions
+    real, syn = 10 * 256 * 128 * 16, 10 * 10 * 128 * 16
+    triangle = 128 * 129 // 2
+    forward = Floor(4 * (real + syn), symmetric=2 * 10 * 266 * 16 * triangle)
+    assert floor("moment_matching", workload, "forward") == forward
+    product = 2 * 10 * 10 * 16 * 128 * 128
+    assert floor("moment_matching", workload, "both") == Floor(4 * (real + 2 * syn), forward.symmetric, product)
+    assert floor("distribution_matching", workload, "both") == Floor(4 * (real + 2 * syn))
+    moments = 4 * (real + 10 * 128 * 16 + 10 * 128 * 128)
+    assert floor("class_moments", workload, "forward") == Floor(moments, 2 * 10 * 256 * 16 * triangle)
+    assert floor("class_complexity", workload, "both") == Floor(4 * 2 * 10 * 10 * 512)
+
+    assert Floor(1000, symmetric=30).seconds(Ceilings(copy=100.0, float32=10.0)) == 10.0
+    assert Floor(100, symmetric=30, general=10).seconds(Ceilings(copy=100.0, float32=10.0)) == 4.0
+    assert Floor(0, symmetric=30, general=10).seconds(Ceilings(copy=1.0, float32=10.0, tf32=30.0)) == 3.0
+
+
+def test_an_interval_covers_the_median_as_often_as_it_says():
+    noise = np.random.default_rng(0).lognormal(sigma=0.3, size=(200, 2, 25))
+    covered = sum(interval.low <= 1 <= interval.high for interval in (ratio(a, b) for a, b in noise))
+    assert 180 <= covered <= 200
+    assert median([3.0, 1.0, 2.0]).value == 2.0
+
+
+def test_a_common_slowdown_does_not_widen_a_ratio():
+    drift = np.linspace(1, 5, 30)
+    assert ratio(2 * drift, drift).high == pytest.approx(2.0)
+
+
+# what becomes of results
+
+
+def write_results(folder: Path, seconds: dict[str, list[float]]) -> Path:
+    """As a run of one benchmark leaves them."""
+    info = {
+        "operator": "class_complexity",
+        "workload": "c10-ipc10",
+        "scale": "full",
+        "direction": "both",
+        "fraction_of_floor": 0.5,
+        "peak_bytes": 1 << 20,
+    }
+    rows = [
+        {
+            "extra_info": info
+            | {
+                "contender": name,
+                "median_s": vars(median(samples)),
+                "times_as_fast_as": {"eager": vars(ratio(seconds["eager"], samples))},
+            },
+            "stats": {"data": samples},
+        }
+        for name, samples in seconds.items()
+    ]
+    here = {"machine": "m", "gpu": None, "cpu": "c", "threads": 1, "commit": "abc", "time": folder.name}
+    folder.mkdir(parents=True)
+    (folder / "operators.json").write_text(json.dumps({"benchmarks": rows}))
+    (folder / "environment.json").write_text(json.dumps(here | {"versions": {"torch": "2"}}))
+    return folder
+
+
+def timings(sleep: float) -> dict[str, list[float]]:
+    """Real ones, in turns, of one function under two names, the second with a pause."""
+    matrix = torch.rand(128, 128)
+
+    def timed(pause: float) -> dict[str, float]:
+        start = time.perf_counter()
+        for _ in range(5):
+            matrix @ matrix
+        if pause:
+            time.sleep(pause)
+        return {"both": time.perf_counter() - start}
+
+    turns = {"eager": [lambda: timed(0.0)], "reference": [lambda: timed(sleep)]}
+    return {name: samples["both"] for name, samples in take_turns(turns, 0.0, (40, 40)).items()}
+
+
+def test_compare_finds_a_slowdown_and_not_noise(tmp_path, capsys):
+    before, same, slow = (
+        write_results(tmp_path / name, timings(pause)) for name, pause in (("1", 0.0), ("2", 0.0), ("3", 0.005))
+    )
+    assert report.main(["--compare", str(before), str(same)]) == 0
+    assert "SLOWER" not in capsys.readouterr().out
+    assert report.main(["--compare", str(before), str(slow)]) == 1
+    assert "class_complexity c10-ipc10 both reference  SLOWER" in capsys.readouterr().out
+    assert report.main(["--compare", str(slow), str(before)]) == 0
+
+
+def test_compare_refuses_what_cannot_be_compared(tmp_path, capsys):
+    before, after = (write_results(tmp_path / name, {"eager": [1.0], "reference": [1.0]}) for name in ("1", "2"))
+    (after / "environment.json").write_text('{"machine": "other", "gpu": null}')
+    assert report.main(["--compare", str(before), str(after)]) == 2
+    assert "different machines" in capsys.readouterr().err
+
+
+def test_the_check_fails_on_a_tampered_readme(tmp_path):
+    pytest.importorskip("matplotlib")
+    readme, root = tmp_path / "README.md", tmp_path / "results"
+    readme.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    for day, eager in (("2", 2.0), ("1", 9.0)):
+        write_results(root / "m" / day, {"eager": [eager] * 5, "reference": [1.0] * 5})
+    assert report.update(readme, root, check=True) == 1
+    assert report.update(readme, root, check=False) == 0
+    assert (root / "m" / "2" / "operators.png").stat().st_size > 0
+    assert report.update(readme, root, check=True) == 0
+    shown = readme.read_text()
+    assert shown.startswith("before\n")
+    assert shown.endswith("\nafter\n")
+    assert "2.00× (2.00–2.00)" in shown  # of the newest results
+    readme.write_text(shown.replace("2.00×", "3.00×"))
+    assert report.update(readme, root, check=True) == 1
+
+
+# the one command
+
+
+def test_a_part_passes_fails_runs_out_of_time_or_is_not_run(tmp_path):
+    def part(name: str, code: str, limit: float = 20.0, reason: str | None = None) -> gpu.Part:
+        return gpu.Part(name, (sys.executable, "-c", code), limit, lambda: reason)
+
+    chosen = [
+        part("good", "print('hello')"),
+        part("bad", "raise SystemExit(3)"),
+        part("slow", "import time; time.sleep(60)", limit=0.5),
+        part("absent", "", reason="no CUDA device"),
+    ]
+    outcomes = gpu.run_all(chosen, tmp_path)
+    assert [outcome.status for outcome in outcomes] == ["passed", "failed", "out of time", "not run"]
+    assert [outcome.bad for outcome in outcomes] == [False, True, True, False]
+    assert (tmp_path / "good.log").read_text() == "hello\n"
+    recorded = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["exit_code"] for row in recorded["parts"]] == [0, 3, -9, None]
+    assert "| absent | not run | no CUDA device | 0 |" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the sanitizers run here")
+def test_the_command_needs_neither_git_nor_an_installation_nor_a_gpu(tmp_path):
+    tree, out = tmp_path / "tree", tmp_path / "out"
+    for folder in ("ddfast", "benchmarks"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("results", "__pycache__"))
+    command = [sys.executable, "-m", "benchmarks.gpu", "--parts", "build", "sanitizer", "--out", str(out)]
+    environment = {"PATH": os.environ["PATH"], "COMMIT": "abc1234", "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "gpu.json").read_text())
+    assert record["environment"]["commit"] == "abc1234"
+    assert record["environment"]["dirty"] is None
+    assert {part["name"]: (part["status"], part["reason"]) for part in record["parts"]} == {
+        "build": ("not run", "there is no native code to build"),
+        **{f"sanitizer-{tool}": ("not run", "no CUDA device") for tool in ("memcheck", "racecheck", "initcheck")},
+    }

@@ -1,0 +1,58 @@
+"""The keys of a run as options of the command line."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine import options
+from keys import KEYS, NEEDS, OTHER
+
+from ddfast.cli import main
+from ddfast.distill.config import Config, from_recipe, key_type
+
+
+class Reached(Exception):
+    """A run would begin now."""
+
+
+class TestEveryKey:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+        """The configuration that a command line asks for; nothing runs."""
+
+        def begin(config: Config, path: Path, resume: bool, console: Any) -> None:
+            raise Reached(config)
+
+        def config(*words: str) -> Config:
+            monkeypatch.setattr("ddfast.cli.Run", begin)
+            monkeypatch.setattr("sys.argv", ["ddfast", "distill", *words])
+            with pytest.raises(Reached) as end:
+                main()
+            return end.value.args[0]
+
+        return config
+
+    @pytest.mark.parametrize("name", [name for name in KEYS if name != "recipe"])
+    def test_is_an_option(self, asked: Callable[..., Config], name: str) -> None:
+        keys = {**NEEDS.get(name, {}), name: OTHER[name]}
+        words = {key: ",".join(map(repr, value)) if isinstance(value, tuple) else value for key, value in keys.items()}
+        expected = dataclasses.asdict(Config().replace(**keys))
+        got = dataclasses.asdict(asked("--recipe", "", *options(words)))
+        assert got == expected
+        assert type(got[name]) is key_type(name)[0]
+
+    def test_has_no_others_beside_it(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr("sys.argv", ["ddfast", "distill", "--help"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        shown = set(re.findall(r"^ *--([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+        assert end.value.code == 0
+        assert shown == {name.replace("_", "-") for name in KEYS} | {"out", "resume", "help"}
+
+    def test_override_the_recipe_and_nothing_else(self, asked: Callable[..., Config]) -> None:
+        assert asked() == from_recipe("digits")
+        assert asked("--width", "5") == from_recipe("digits").replace(width=5)
+        assert asked("--data", "./digits") == Config(data="./digits")
