@@ -136,7 +136,8 @@ class Run:
             note = ""
             while state.iteration < config.iterations:
                 if self._point_is_due(state):
-                    self._point(state)
+                    with bar.paused():
+                        self._point(state)
                 terms = distiller.iterate(state)
                 if state.iteration % config.log_every == 0:
                     note = self._log(state, distiller.report(terms))

@@ -25,10 +25,5 @@ class _FirstOrder(torch.autograd.Function):
 
 
 def first_order(gradient: Tensor, *sources: Tensor) -> Tensor:
-    """`gradient`, which hangs on `sources` where a graph of it is asked for, by a node that raises.
-
-    Compiled code has no such graph: PyTorch refuses to differentiate its backward at all.
-    """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _FirstOrder.apply(gradient, *sources)
-    return gradient
+    """`gradient`, which hangs on `sources` by a node that raises, where a graph of it is asked for."""
+    return _FirstOrder.apply(gradient, *sources) if torch.is_grad_enabled() else gradient

@@ -33,6 +33,17 @@ class Meter:
             line = f"{self._what} {self._done}/{self._total}  {self._rate():.2f}/s  {_clock(left)} left  {note}"
             self._console.print(Text(line.rstrip()), soft_wrap=True)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Other work, with a meter of its own, that is no part of this one's rate."""
+        begun = time.monotonic()
+        if self._bar is not None:
+            self._bar.stop()
+        yield
+        if self._bar is not None:
+            self._bar.start()
+        self._start += time.monotonic() - begun
+
     def _rate(self) -> float:
         return (self._done - self._begun) / max(time.monotonic() - self._start, 1e-9)
 
