@@ -1,6 +1,8 @@
 # install  set up .venv: PyTorch (its CPU build where there is no GPU), ddfast, what the demo and the tests need
 # demo     install, then distil scikit-learn's real handwritten digits and evaluate the result
 # test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
+# bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
+# gpu      all that needs a GPU, with the packages PYTHON has, no network; PARTS="tests bench" OUT=folder COMMIT=name
 #
 # To choose otherwise:  make install PYTHON=python3.12 CONSTRAINTS=my.txt  (CONSTRAINTS=/dev/null: no constraint)
 
@@ -12,7 +14,7 @@ DEMO_RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint clean
+.PHONY: install demo test test-full lint bench bench-quick gpu clean
 
 install: $(STAMP)
 
@@ -40,6 +42,17 @@ lint: $(VENV)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(STAMP)
+	out=$$($(BIN)/python -m benchmarks.environment) && \
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-json=$$out/operators.json
+	$(BIN)/python -m benchmarks.report
+
+bench-quick: $(STAMP)
+	$(BIN)/python -m pytest benchmarks --scale quick --benchmark-quiet
+
+gpu:
+	$(PYTHON) -m benchmarks.gpu --parts $(PARTS) $(if $(OUT),--out $(OUT))
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -183,7 +183,10 @@ def moment_matching_backward(
     if covariance_weight != 0:
         centred = block - means[:, None]
         centred = centred - rows.mean(rows.mask(centred))[:, None]
-        gradient = (4 * covariance_weight) * scale * _product(covariance_gap[:, None], centred)
+        # One product per class, (D, D) by (D, L·P): a batch of them with a small P adds up less accurately.
+        centred = centred.transpose(1, 2)  # (K, D, L, P)
+        pulled = _product(covariance_gap, centred.flatten(2)).reshape(centred.shape)
+        gradient = (4 * covariance_weight) * scale * pulled.transpose(1, 2)
     if mean_weight != 0:
         gradient = gradient + (2 * mean_weight) * scale * mean_gap[:, None]
     return torch.empty_like(syn).copy_(rows.rows(gradient).reshape(syn.shape))
@@ -256,7 +259,7 @@ def class_complexity_backward(
     cmi_weight: float,
     alpha: float | None,
     beta: float,
-    reduction: str,
+    # dL_CC/dz_i = 2(w_i·(z_i − c) − mean_j w_j·(z_j − c)); without alpha w = 1, the second part the rounding of c;
 ) -> Tensor:
     # dL_CC/dz_i = 2(w_i·(z_i − c) − mean_j w_j·(z_j − c)); without alpha w = 1 and the second part is the rounding of c;
     # dL_CMI/dz_i = P_i ⊙ (log P_i − log Q − KL_i); the term through Q cancels.

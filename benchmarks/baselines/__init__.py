@@ -1,0 +1,3 @@
+"""What every backend is compared with; `compile` is torch.compile of `eager`."""
+
+BASELINES = ("loop", "eager", "compile")

@@ -1,0 +1,105 @@
+"""What is compared: every operator on every workload, by each backend that runs here and by each baseline."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import inputs
+from benchmarks.baselines import eager, loop
+from benchmarks.workloads import Workload
+from ddfast import ClassMoments, reference
+from ddfast.operators.backends import BACKENDS, refusal
+from tests import oracle
+from tests.oracle import Batch, Loss
+
+COMPLEXITY = ("class_complexity", "class_centralization", "conditional_mutual_information")
+MATCHING = ("moment_matching", "distribution_matching", "covariance_matching")
+MOMENTS = ("class_moments",)
+
+Function = Callable[[Tensor], Any]  # of the features that are differentiated, or whose moments are taken
+Bind = Callable[[Batch], Function]  # what need not be timed: the segments and the constant side
+
+_definitions = {loss.name: loss for loss in (*oracle.MATCHING, *oracle.COMPLEXITY)}
+
+
+def loss_of(operator: str, local: str) -> Loss:
+    rows = local == "rows"
+    return _definitions[
+        {
+            "moment_matching": "mm-rows" if rows else "mm",
+            "covariance_matching": "cm-rows" if rows else "cm",
+            "distribution_matching": "dm",
+            "class_complexity": "cx",
+            "class_centralization": "cc",
+            "conditional_mutual_information": "cmi",
+        }[operator]
+    ]
+
+
+def backends(operator: str, device: torch.device) -> list[str]:
+    """Those that run the operator here."""
+    needed = MOMENTS if operator in MOMENTS else loss_of(operator, "channels").operators
+    return [name for name in BACKENDS if all(refusal(name, part, device) is None for part in needed)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator on a workload: a loss with its gradient, or the moments, which have none."""
+
+    operator: str
+    workload: Workload
+    device: torch.device
+
+    @property
+    def differentiable(self) -> bool:
+        return self.operator not in MOMENTS
+
+    def batch(self, seed: int) -> Batch:
+        make = inputs.complexity if self.operator in COMPLEXITY else inputs.matching
+        return make(self.workload, self.device, seed)
+
+    def features(self, batch: Batch) -> Tensor:
+        return batch.syn if self.differentiable else batch.real
+
+    def definition(self, batch: Batch) -> Function:
+        if self.differentiable:
+            return partial(loss_of(self.operator, self.workload.local).definition, batch)
+        return partial(_moments_by_definition, batch, self.workload.local)
+
+    def contenders(self) -> dict[str, Bind]:
+        baseline = getattr(eager, self.operator)
+        bound = {
+            "loop": partial(self._baseline, getattr(loop, self.operator)),
+            "eager": partial(self._baseline, baseline),
+            "compile": partial(self._baseline, torch.compile(baseline, dynamic=False, fullgraph=True)),
+        }
+        return bound | {name: partial(self._public, name) for name in backends(self.operator, self.device)}
+
+    def _baseline(self, function: Callable[..., Any], batch: Batch) -> Function:
+        if not self.differentiable:
+            return lambda real: function(real, batch.num_classes, local=self.workload.local)
+        loss = loss_of(self.operator, self.workload.local)
+        if loss.matching:
+            return lambda syn: function(batch.real, syn, batch.num_classes, **loss.options)
+        return lambda features: function(features, batch.num_classes, **loss.options)
+
+    def _public(self, backend: str, batch: Batch) -> Function:
+        if self.differentiable:
+            return loss_of(self.operator, self.workload.local).of(batch, backend)
+        segments, local = batch.real_segments, self.workload.local
+
+        def moments(real: Tensor) -> tuple[Tensor, Tensor]:
+            result = ClassMoments.from_features(real, segments, local, backend=backend)
+            return result.means, result.covariances
+
+        return moments
+
+
+def _moments_by_definition(batch: Batch, local: str, real: Tensor) -> tuple[Tensor, Tensor]:
+    members = [real[batch.real_labels == k] for k in range(batch.num_classes)]
+    means = [reference.descriptors(rows, local).mean(0) for rows in members]
+    return torch.stack(means), torch.stack([reference.local_covariance(rows, local) for rows in members])

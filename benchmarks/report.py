@@ -1,0 +1,109 @@
+"""Committed results as README's table and as plots.
+
+python -m benchmarks.report                 writes the table into README.md, and a plot beside each result it shows
+python -m benchmarks.report --check         exits 1 if README.md does not have the table of the committed results
+python -m benchmarks.report --compare A B   how the times of folder B differ from A's; exits 1 if one is slower
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.baselines import BASELINES
+from benchmarks.compare import MARGIN, changes
+from benchmarks.environment import RESULTS, ROOT
+from benchmarks.plots import plot
+from benchmarks.results import Results, latest
+from benchmarks.workloads import WORKLOADS
+
+BEGIN, END = "<!-- operators:begin -->", "<!-- operators:end -->"
+SHOWN = {"class_moments": "forward", "moment_matching": "both", "class_complexity": "both"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"))
+    options = parser.parse_args(arguments)
+    if options.compare:
+        return compare(*map(Results, options.compare))
+    return update(ROOT / "README.md", RESULTS, check=options.check)
+
+
+def update(readme: Path, root: Path, check: bool) -> int:
+    results, before = latest(root), readme.read_text()
+    after = with_table(before, "\n".join(table(results, readme.parent)))
+    if check:
+        if before == after:
+            return 0
+        print(f"{readme.name} does not show the committed results: run python -m benchmarks.report", file=sys.stderr)
+        return 1
+    readme.write_text(after)
+    for result in results:
+        plot(result, SHOWN, result.folder / "operators.png")
+    return 0
+
+
+def compare(before: Results, after: Results) -> int:
+    try:
+        found = sorted(changes(before, after), key=lambda change: -change.ratio.value)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("time after / time before, in units of eager PyTorch (99 % interval)")
+    for change in found:
+        print(change)
+    slower = sum(change.slower for change in found)
+    print(f"{slower} of {len(found)} are slower: their interval lies above {1 + MARGIN:.2f}")
+    return int(slower > 0)
+
+
+def with_table(text: str, table: str) -> str:
+    """`text` with `table` between the markers."""
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md must have the lines {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+def table(results: list[Results], root: Path) -> Iterator[str]:
+    if not results:
+        yield "No results are committed yet."
+    for result in results:
+        here = result.environment
+        folder = result.folder.relative_to(root)
+        yield f"{result.device}, PyTorch {here['versions']['torch']}, commit {here['commit']} ([results]({folder}),"
+        yield f"[plot]({folder}/operators.png)):"
+        yield ""
+        yield "| operator | workload | backend | time | " + " | ".join(BASELINES) + " | of the floor | peak memory |"
+        yield "|---|---|---|" + "--:|" * (len(BASELINES) + 3)
+        for operator, direction in SHOWN.items():
+            yield from filter(None, (_row(result, operator, workload, direction) for workload in WORKLOADS))
+        yield ""
+
+
+def _row(result: Results, operator: str, workload: str, direction: str) -> str | None:
+    ours = result.ours((operator, workload, direction))
+    if ours is None:
+        return None
+    against = (ours["times_as_fast_as"].get(name) for name in BASELINES)
+    cells = (
+        operator,
+        result.scaled(workload),
+        ours["contender"],
+        _seconds(ours["median_s"]["value"]),
+        *("–" if r is None else f"{r['value']:.2f}× ({r['low']:.2f}–{r['high']:.2f})" for r in against),
+        f"{100 * ours['fraction_of_floor']:.0f} %",
+        f"{ours['peak_bytes'] / 2**20:.1f} MiB",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _seconds(value: float) -> str:
+    return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} µs"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
