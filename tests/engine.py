@@ -5,7 +5,9 @@ command: true processes, with their own exit codes, signals, limits and memory.
 """
 
 import atexit
+import contextlib
 import functools
+import io
 import json
 import os
 import signal
@@ -131,11 +133,11 @@ class Outcome:
     out: str
     err: str
 
-    def mistake(self) -> str:
-        """The one line of a refusal, without the program's name."""
+    def mistake(self, code: int) -> str:
+        """The one line of a process that ended with `code`, without the program's name."""
         assert "Traceback" not in self.err, self.err
         lines = self.err.splitlines()
-        assert len(lines) == 1, self.err
+        assert (self.code, len(lines)) == (code, 1), self.err
         assert lines[0].startswith("ddfast: "), self.err
         return lines[0].removeprefix("ddfast: ")
 
@@ -160,6 +162,14 @@ class Child:
     def end(self, signum: int) -> Outcome:
         os.kill(self.pid, signum)
         return self.wait()
+
+
+def ddfast_here(*arguments: str | Path, cwd: Path) -> Outcome:
+    """`ddfast ARGUMENTS` in this process: for commands that end before they begin."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = _main([str(word) for word in arguments])
+    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 def start(*arguments: str | Path, cwd: Path | str = "/", setup: str = "") -> Child:
@@ -204,7 +214,15 @@ def _folder() -> str:
 
 @functools.cache
 def _server() -> "subprocess.Popen[str]":
-    server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # Colours and widths that somebody has forced on this process are not what a pipe looks like to that one.
+    environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    server = subprocess.Popen(
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**environment, "COLUMNS": "80"},
+    )
     atexit.register(server.stdin.close)
     return server
 
@@ -236,24 +254,31 @@ def _serve() -> None:
 
 
 def _child(argv: list[str], cwd: str, setup: str, folder: str) -> int:
-    from ddfast.cli import main
-
     signal.alarm(SECONDS)
     os.chdir(cwd)
     for number, name, flags in ((0, os.devnull, 0), (1, f"{folder}/out", 65), (2, f"{folder}/err", 65)):
         os.dup2(os.open(name, flags, 0o600), number)
-    sys.argv = ["ddfast", *argv]
-    code = 1
+    code = _main(argv, setup)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def _main(argv: list[str], setup: str = "") -> int:
+    """The exit code of a command; what an interpreter would do about its end is done."""
+    from ddfast.cli import main
+
+    before, sys.argv = sys.argv, ["ddfast", *argv]
     try:
         exec(setup, {})
         main()
     except SystemExit as end:
-        code = end.code or 0
+        return end.code or 0
     except BaseException:
         traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
+    finally:
+        sys.argv = before
+    return 1
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class TestKilled:
     def test_at_random_moments(self, folder: Path) -> None:
         """Again and again, until it is through."""
         out, rng = folder / "random", random.Random()
-        for _ in range(12):
+        for _ in range(8):
             begun = out.joinpath("config.toml").exists()
             arguments = ["distill", "--resume", "--out", "random"] if begun else words("random")
             child = start(*arguments, cwd=folder, setup=NO_PICTURES)
@@ -74,7 +74,7 @@ class TestKilled:
             distill(folder, "random")
         goes_on(folder, "random")
 
-    @pytest.mark.parametrize("number", [3, 8, 9, 10, 12, 14])
+    @pytest.mark.parametrize("number", [3, 9, 10, 14])
     def test_in_the_middle_of_a_write(self, folder: Path, number: int) -> None:
         """What is half written then stands beside what was there before."""
         half = "os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)"
@@ -84,7 +84,7 @@ class TestKilled:
         assert len(leftovers(folder / out)) == 1
         goes_on(folder, out)
 
-    @pytest.mark.parametrize("number", [4, 9, 11, 15])
+    @pytest.mark.parametrize("number", [4, 10, 15])
     def test_between_two_files(self, folder: Path, number: int) -> None:
         out = f"between-{number}"
         assert distill(folder, out, at_call(number, FSYNC, "os.kill(os.getpid(), 9)")).code == -signal.SIGKILL
@@ -95,8 +95,7 @@ class TestKilled:
 class TestStopped:
     def stop(self, folder: Path, out: str, signum: signal.Signals, target: str, number: int, **keys: object) -> None:
         outcome = distill(folder, out, at_call(number, target, f"os.kill(os.getpid(), {int(signum)})"), **keys)
-        assert outcome.mistake() == f"stopped by {signum.name}"
-        assert outcome.code == CODES[signum]
+        assert outcome.mistake(CODES[signum]) == f"stopped by {signum.name}"
         assert not leftovers(folder / out)
 
     def test_in_distillation(self, folder: Path, signum: signal.Signals) -> None:
@@ -129,7 +128,7 @@ class TestStopped:
         before = contents(folder / "whole")
         setup = at_call(2, "ddfast.evaluate.protocol.train_epoch", f"os.kill(os.getpid(), {int(signum)})")
         outcome = ddfast("evaluate", "whole", cwd=folder, setup=setup)
-        assert (outcome.code, outcome.mistake()) == (CODES[signum], f"stopped by {signum.name}")
+        assert outcome.mistake(CODES[signum]) == f"stopped by {signum.name}"
         assert contents(folder / "whole") == before
 
     def test_in_ddfast_pretrain(self, folder: Path, signum: signal.Signals) -> None:
@@ -145,7 +144,7 @@ class TestStopped:
         command = ["pretrain", *options(keys), "--out", f"pretrain-{signum.name}"]
         setup = at_call(4, "ddfast.distill.pool.train_epoch", f"os.kill(os.getpid(), {int(signum)})")
         outcome = ddfast(*command, cwd=folder, setup=setup)
-        assert (outcome.code, outcome.mistake()) == (CODES[signum], f"stopped by {signum.name}")
+        assert outcome.mistake(CODES[signum]) == f"stopped by {signum.name}"
         assert ddfast(*command, cwd=folder).code == 0
         assert contents(folder / command[-1]) == contents(folder / "whole" / "pool")
 
@@ -158,8 +157,7 @@ class TestStopped:
 
 class TestFailed:
     def failed(self, outcome: Outcome) -> str:
-        assert outcome.code == 3
-        return outcome.mistake()
+        return outcome.mistake(3)
 
     def test_by_a_loss_that_is_not_finite(self, folder: Path) -> None:
         said = self.failed(distill(folder, "nan", at_call(5, ITERATE, "arguments[1].images.fill_(float('nan'))")))
@@ -200,7 +198,7 @@ class TestFailed:
         assert iteration(folder, "checkpoint") == 3
         assert not leftovers(folder / "checkpoint")
 
-    @pytest.mark.parametrize("number", range(10, 22))
+    @pytest.mark.parametrize("number", [10, 13, 16, 19, 20, 21])
     def test_by_a_disk_that_is_full_at_any_time(self, folder: Path, number: int) -> None:
         out = f"full-{number}"
         said = self.failed(distill(folder, out, at_call(number, REPLACE, NO_SPACE)))

@@ -259,9 +259,9 @@ def class_complexity_backward(
     cmi_weight: float,
     alpha: float | None,
     beta: float,
-    # dL_CC/dz_i = 2(w_i·(z_i − c) − mean_j w_j·(z_j − c)); without alpha w = 1, the second part the rounding of c;
+    reduction: str,
 ) -> Tensor:
-    # dL_CC/dz_i = 2(w_i·(z_i − c) − mean_j w_j·(z_j − c)); without alpha w = 1 and the second part is the rounding of c;
+    # dL_CC/dz_i = 2(w_i·(z_i − c) − mean_j w_j·(z_j − c)); without alpha w = 1, the second part the rounding of c;
     # dL_CMI/dz_i = P_i ⊙ (log P_i − log Q − KL_i); the term through Q cancels.
     rows = _Rows(features, offsets, index, largest, num_classes)
     block = rows.block(features.to(accumulator(features.dtype)))  # (K, L, E)
