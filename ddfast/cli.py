@@ -36,7 +36,6 @@ def ddfast(context: typer.Context) -> None:
         console.print(Text(context.get_help()), soft_wrap=True)
 
 
-
 def main() -> None:
     """Runs a command; whatever goes wrong for the user is one line on stderr and an exit code."""
     keep_freed_memory()

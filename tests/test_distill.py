@@ -283,6 +283,20 @@ class TestDraws:
         again = [after for member, after in itertools.pairwise(drawn) if member == 0]
         assert all(abs(again.count(network) / len(again) - 1 / 3) < 0.06 for network in range(3))
 
+    def test_every_number_has_one_use(self, iterate: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is drawn for one purpose says nothing about another."""
+        keys: list[tuple[Any, ...]] = []
+
+        def bits(seed: int, iteration: int, classes: Tensor, purpose: str, count: int) -> Tensor:
+            keys.extend((seed, iteration, label, purpose) for label in classes.tolist())
+            return original(seed, iteration, classes, purpose, count)
+
+        original = keyed.bits
+        monkeypatch.setattr(keyed, "bits", bits)
+        for number in (0, 1):
+            iterate(number)
+        assert len(keys) == len(set(keys)) == 2 * (4 + 4 + 1 + 1)
+
     def test_global_random_state_plays_no_part(self, dataset: Dataset, pool: Pool) -> None:
         settings, ends = config(**ALL), []
         for seed in (0, 1):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import Distiller
 from ddfast.distill.plan import Plan
-from ddfast.errors import UserError
+from ddfast.errors import RunFailed, UserError
 
 
 class Crash(BaseException):
@@ -132,6 +133,18 @@ class TestFolder:
         with pytest.raises(UserError, match="ipc must be at most 12, the images of the smallest class"):
             run_here(config.replace(ipc=13), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+    def test_a_line_that_does_not_fit_on_the_disk_is_an_error(self, tmp_path: Path) -> None:
+        """Even if a part of it does."""
+        RunFolder(tmp_path).log({"iteration": 1})
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 5, hard))
+        try:
+            with pytest.raises(RunFailed, match="cannot be written: File too large"):
+                RunFolder(tmp_path).log({"iteration": 2})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert RunFolder(tmp_path).lines("metrics.jsonl") == [{"iteration": 1}]
 
 
 class TestEvaluationChangesNothing:

@@ -139,7 +139,9 @@ def _claim(path: Path, settings: dict[str, Any]) -> None:
     held = _read_settings(path)
     for key, value in settings.items():
         if held.get(key) != value:
-            raise UserError(f"{path.parent} holds a pool of another {key}: {_short(held.get(key))}, not {_short(value)}")
+            raise UserError(
+                f"{path.parent} holds a pool of another {key}: {_short(held.get(key))}, not {_short(value)}"
+            )
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
