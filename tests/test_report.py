@@ -189,10 +189,10 @@ class TestAtomicWrites:
     def test_that_fail_keep_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "images.png").write_text("old")
 
-        def full(self: Path, content: bytes) -> int:
+        def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(Path, "write_bytes", full)
+        monkeypatch.setattr("ddfast.files.os.fsync", full)
         with pytest.raises(OSError, match="No space left"):
             grid(tmp_path / "images.png", (1, 8, 8), 1, 1)
         assert os.listdir(tmp_path) == ["images.png"]
