@@ -93,6 +93,13 @@ def make_state(config: Config, dataset: Dataset, seed: int = 0) -> State:
     return State(images, 0.01 * momentum, 0, 1, 1, 1)
 
 
+def make_config(folder: Path) -> Config:
+    """A run of six iterations with all losses, on data and with a pool in `folder`, without evaluation."""
+    make_pool(folder / "pool", toy(), 2)
+    keys = {**SMALL, **ALL, "data": str(save_npz(folder / "data", toy())), "pool": str(folder / "pool"), "epochs": 1}
+    return Config(**keys, ipc=2, batch_real=8, iterations=6, checkpoint_every=2, eval_every=0)
+
+
 def run_here(config: Config, path: Path, resume: bool = False) -> dict[str, Any]:
     """A run in this process, without a word."""
     return Run(config, path, resume, Console(quiet=True))()

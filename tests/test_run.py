@@ -1,55 +1,31 @@
-"""A run folder: what it holds, and that a run which was ended anywhere goes on as if nothing had happened."""
+"""A run folder: what it holds, and that an evaluation changes none of it."""
 
-import io
 import json
-import os
 import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors
 import torch
-from engine import ALL, POOL, SMALL, contents, make_pool, run_here, save_npz, toy
-from rich.console import Console
+from engine import ALL, contents, make_config, run_here, toy
 
 import ddfast
 from ddfast.distill import run
 from ddfast.distill.config import Config
-from ddfast.distill.folder import RunFolder, State
-from ddfast.distill.loop import Distiller
-from ddfast.distill.plan import Plan
+from ddfast.distill.folder import RunFolder
 from ddfast.errors import RunFailed, UserError
 
 
-class Crash(BaseException):
-    """The end of a process, as far as it can be had without ending this one."""
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_npz(tmp_path_factory.mktemp("data") / "toy", toy())
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pool")
-    make_pool(folder, toy(), 2)
-    return folder
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return make_config(tmp_path_factory.mktemp("given"))
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "save_grid", lambda *_: None)
     monkeypatch.setattr(run, "save_curve", lambda *_, **__: None)
-
-
-@pytest.fixture
-def config(data: Path, pool: Path) -> Config:
-    keys = {**SMALL, **ALL, "data": str(data), "pool": str(pool), "epochs": 1}
-    return Config(**keys, ipc=2, batch_real=8, iterations=6, checkpoint_every=2, eval_every=0)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -167,144 +143,3 @@ class TestEvaluationChangesNothing:
         run_here(config.replace(iterations=4, eval_every=None), tmp_path / "shorter")
         shorter = json.loads((tmp_path / "shorter" / "evaluation.json").read_text())
         assert shorter["distilled"]["runs"] == curve[1]["runs"]
-
-
-@contextmanager
-def ended(before: int) -> Iterator[None]:
-    """Ends a run before its n-th deed: an iteration, a line of the metrics, a new file in the place of an old one."""
-    left = [before]
-
-    def deed(do: Callable[..., Any]) -> Callable[..., Any]:
-        def count_down(*arguments: Any, **keywords: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Crash
-            return do(*arguments, **keywords)
-
-        return count_down
-
-    with pytest.MonkeyPatch.context() as patch, suppress(Crash):
-        patch.setattr(Distiller, "iterate", deed(Distiller.iterate))
-        patch.setattr(RunFolder, "log", deed(RunFolder.log))
-        patch.setattr("ddfast.files.os.replace", deed(os.replace))
-        yield
-
-
-class TestResume:
-    def test_from_anywhere_equals_the_uninterrupted_run(self, config: Config, tmp_path: Path) -> None:
-        config = config.replace(eval_every=4)
-        run_here(config, tmp_path / "whole")
-        whole = contents(tmp_path / "whole")
-        for before in range(2, 99):  # from the first that leaves a config.toml
-            path = tmp_path / str(before)
-            with ended(before):
-                run_here(config, path)
-                break
-            run_here(Config.load(path / "config.toml"), path, resume=True)
-            assert contents(path) == whole
-        assert before > 6 + 6 + 2 * 5, "every iteration, line and checkpoint was a place to end at"
-
-    def test_again_and_again_equals_the_uninterrupted_run(self, config: Config, tmp_path: Path) -> None:
-        run_here(config, tmp_path / "whole")
-        with ended(5):
-            run_here(config, tmp_path / "often")
-        for _ in range(4):
-            with ended(9):
-                run_here(config, tmp_path / "often", resume=True)
-        run_here(config, tmp_path / "often", resume=True)
-        assert contents(tmp_path / "often") == contents(tmp_path / "whole")
-
-    def test_makes_the_pool_of_the_run_first(self, config: Config, tmp_path: Path) -> None:
-        config = config.replace(pool="", **POOL)
-        run_here(config, tmp_path / "whole")
-        for before in (2, 3, 5, 9):
-            with ended(before):
-                run_here(config, tmp_path / str(before))
-            run_here(config, tmp_path / str(before), resume=True)
-            assert contents(tmp_path / str(before)) == contents(tmp_path / "whole")
-
-    def test_cuts_the_metrics_back_to_the_checkpoint(self, config: Config, tmp_path: Path) -> None:
-        run_here(config, tmp_path / "whole")
-        whole = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-        with ended(8):
-            run_here(config.replace(checkpoint_every=99), tmp_path / "run")
-        metrics = tmp_path / "run" / "metrics.jsonl"
-        assert len(metrics.read_bytes().splitlines()) == 2
-        for torn in (b"", whole[len(metrics.read_bytes()) :][:30], b'{"iteration": 9'):
-            metrics.write_bytes(metrics.read_bytes() + torn)
-            with ended(3):  # after its cut
-                run_here(config.replace(checkpoint_every=99), tmp_path / "run", resume=True)
-            assert metrics.read_bytes() in (b"", whole[: whole.index(b"\n") + 1])
-        run_here(config.replace(checkpoint_every=99), tmp_path / "run", resume=True)
-        assert metrics.read_bytes() == whole
-
-    def test_of_a_finished_run_changes_nothing(self, config: Config, tmp_path: Path) -> None:
-        config = config.replace(eval_every=4)
-        first = run_here(config, tmp_path / "run")
-        raw = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-        assert run_here(config, tmp_path / "run", resume=True) == first
-        assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == raw
-
-    @pytest.mark.parametrize("every", [0, None, 2])
-    def test_with_more_iterations_equals_a_longer_run(self, config: Config, tmp_path: Path, every: int | None) -> None:
-        config = config.replace(eval_every=every)
-        run_here(config, tmp_path / "long")
-        run_here(config.replace(iterations=4), tmp_path / "run")
-        run_here(config, tmp_path / "run", resume=True)
-        assert contents(tmp_path / "run") == contents(tmp_path / "long")
-
-    def test_keeps_the_plan_of_chunks(self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        used = []
-
-        def iterate(self: Distiller, state: State) -> Any:
-            used.append(self.plan)
-            return original(self, state)
-
-        original = Distiller.iterate
-        monkeypatch.setattr(Distiller, "iterate", iterate)
-        with pytest.MonkeyPatch.context() as patch, ended(9):
-            patch.setattr(run, "make_plan", lambda *_, **__: Plan(2, 5))
-            run_here(config, tmp_path / "run")
-        assert len(used) == 2
-        run_here(config, tmp_path / "run", resume=True)
-        assert set(used) == {Plan(2, 5)}
-        state = RunFolder(tmp_path / "run").load_state(torch.device("cpu"))
-        assert (state.classes, state.rows) == (2, 5)
-
-    def test_uses_the_threads_of_before(self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """... and says so. Only the number is asked for and set here: this machine may not have so many."""
-        wanted = []
-        with pytest.MonkeyPatch.context() as patch, ended(9):
-            patch.setattr(torch, "get_num_threads", lambda: 7)
-            run_here(config, tmp_path / "run")
-        monkeypatch.setattr(torch, "set_num_threads", wanted.append)
-        console = Console(quiet=False, record=True, file=io.StringIO())
-        run.Run(config, tmp_path / "run", True, console)()
-        assert wanted == [7]
-        assert "using 7 threads, as this run did before" in console.export_text()
-        assert RunFolder(tmp_path / "run").load_state(torch.device("cpu")).threads == 7
-
-    def test_starts_over_where_there_is_no_checkpoint_yet(self, config: Config, tmp_path: Path) -> None:
-        run_here(config, tmp_path / "whole")
-        with ended(2):
-            run_here(config, tmp_path / "run")
-        assert set(contents(tmp_path / "run")) == {"config.toml"}
-        run_here(config, tmp_path / "run", resume=True)
-        assert contents(tmp_path / "run") == contents(tmp_path / "whole")
-
-    def test_names_a_broken_checkpoint(self, config: Config, tmp_path: Path) -> None:
-        run_here(config, tmp_path / "run")
-        path = tmp_path / "run" / "checkpoint.safetensors"
-        for content in (path.read_bytes()[:100], b"", b"{}", (tmp_path / "run" / "synthetic.safetensors").read_bytes()):
-            path.write_bytes(content)
-            with pytest.raises(UserError, match=r"checkpoint\.safetensors is not a checkpoint of ddfast"):
-                run_here(config, tmp_path / "run", resume=True)
-
-    def test_is_asked_for_and_possible(self, config: Config, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"holds no run$"):
-            run_here(config, tmp_path / "run", resume=True)
-        run_here(config, tmp_path / "run")
-        before = contents(tmp_path / "run")
-        with pytest.raises(UserError, match=r"already holds a run; --resume continues it"):
-            run_here(config, tmp_path / "run")
-        assert contents(tmp_path / "run") == before
