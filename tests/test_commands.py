@@ -85,6 +85,20 @@ class TestDistill:
         assert len((folder / "more" / "metrics.jsonl").read_text().splitlines()) == 5
 
 
+class TestPretrain:
+    def test_trains_as_it_is_told(self, folder: Path) -> None:
+        keys = {"epochs": 2, "network": "convnet", "width": 4, "depth": 1, "norm": "group", "weight_decay": 1e-3}
+        keys["seed"] = 7
+        words = options({"data": "./data", "count": 2, "out": "networks", "device": "cpu", **keys})
+        outcome = ddfast("pretrain", *words, cwd=folder)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out.splitlines()[-1] == "2 networks in networks"
+        about = json.loads((folder / "networks" / "pool.json").read_text())
+        assert {name: about[name] for name in keys} == keys
+        again = ddfast("pretrain", *words, cwd=folder)
+        assert again.out.splitlines() == ["2 networks in networks"]
+
+
 class TestReport:
     def check(self, folder: Path, random: float | None, distilled: float) -> Outcome:
         path = folder / "run" / "evaluation.json"

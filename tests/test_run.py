@@ -66,7 +66,7 @@ class TestFolder:
             assert line["loss"] == pytest.approx(loss)
             assert all(line[term] > 0 for term in terms)
 
-    def test_the_synthetic_set_explains_itself(self, finished: Path) -> None:
+    def test_the_synthetic_set_explains_itself(self, config: Config, finished: Path) -> None:
         dataset = toy()
         with safetensors.safe_open(finished / "synthetic.safetensors", "pt") as file:
             images, labels, about = file.get_tensor("images"), file.get_tensor("labels"), file.metadata()
@@ -76,6 +76,9 @@ class TestFolder:
         assert json.loads(about["mean"]) == list(dataset.mean)
         assert json.loads(about["std"]) == list(dataset.std)
         assert (about["recipe"], about["version"]) == ("my/recipe", ddfast.__version__)
+        run_here(config.replace(iterations=1), finished.parent / "no recipe")
+        with safetensors.safe_open(finished.parent / "no recipe" / "synthetic.safetensors", "pt") as file:
+            assert file.metadata()["recipe"] == config.data
         assert torch.equal(images, RunFolder(finished).load_state(torch.device("cpu")).images)
 
     def test_evaluation_has_a_row_for_each_set(self, finished: Path) -> None:
@@ -104,6 +107,25 @@ class TestFolder:
         assert len(rows.unique()) == 6
         assert abs(states["noise"].images.mean()) < 0.2
         assert abs(states["noise"].images.std() - 1) < 0.1
+
+    @pytest.mark.parametrize("init", ["real", "noise"])
+    def test_images_start_by_the_seed(self, config: Config, tmp_path: Path, init: str) -> None:
+        starts = []
+        for path, seed in (("a", 0), ("b", 1), ("c", 0)):
+            run_here(config.replace(init=init, seed=seed, iterations=1, image_lr=0.0), tmp_path / path)
+            starts.append(RunFolder(tmp_path / path).load_state(torch.device("cpu")).images)
+        assert torch.equal(starts[0], starts[2])
+        assert not torch.equal(starts[0], starts[1])
+
+    def test_the_plan_knows_how_many_real_images_there_are(self, config: Config, tmp_path: Path) -> None:
+        config = config.replace(memory_budget="64KiB", iterations=1)
+        plans = []
+        for batch in (12, 13, 10**6):
+            run_here(config.replace(batch_real=batch), tmp_path / str(batch))
+            state = RunFolder(tmp_path / str(batch)).load_state(torch.device("cpu"))
+            plans.append((state.classes, state.rows))
+        assert plans[0] == plans[1] == plans[2]
+        assert 1 < plans[0][0] < 99, "the budget decides"
 
     def test_more_real_images_than_there_are_is_refused(self, config: Config, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="ipc must be at most 12, the images of the smallest class"):

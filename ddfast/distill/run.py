@@ -120,7 +120,7 @@ class Run:
         if not bool(state.images.isfinite().all()):
             raise RunFailed(f"the images are not finite after iteration {state.iteration}; {self._kept()}")
         dataset = self.dataset
-        about = {"recipe": self.config.recipe or self.config.data, "version": ddfast.__version__}
+        about = {"recipe": self.config.recipe or self.dataset.name, "version": ddfast.__version__}
         metadata = {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std, **about}
         self.folder.save_state(state, self.labels, metadata)
         self._saved = state.iteration
@@ -194,7 +194,7 @@ class Run:
         try:
             images = dataset.denormalise(state.images).cpu()
             save_grid(images, dataset.classes, config.ipc, path / "images.png")
-            title = f"{config.recipe or config.data}, {config.ipc} images a class"
+            title = f"{config.recipe or dataset.name}, {config.ipc} images a class"
             metrics, curve = self.folder.lines("metrics.jsonl"), self.folder.lines("curve.jsonl")
             save_curve(path / "curve.png", metrics=metrics, curve=curve, evaluation=evaluation, title=title)
         except UserError as error:

@@ -1,0 +1,49 @@
+"""From the keys of a run to the things they name: every key arrives."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from engine import save_npz, toy
+from keys import OTHER
+
+from ddfast.distill.config import Config
+from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
+from ddfast.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def test_the_protocol_has_the_keys_of_the_run() -> None:
+    got = asdict(protocol_of(Config(**OTHER)))
+    names = {"network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed"}
+    assert got == {name: OTHER[name] for name in names}
+
+
+def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:
+    own = {name: OTHER[f"pool_{name}"] for name in ("epochs", "network", "width", "depth")}
+    shared = {name: OTHER[name] for name in ("norm", "seed")}
+    assert asdict(pool_config(Config(**OTHER))) == {**own, **shared, "weight_decay": 5e-4}
+
+
+def test_data_is_held_out_and_normalised_as_asked(tmp_path: Path) -> None:
+    config = Config(data=str(save_npz(tmp_path, toy())), holdout=0.25, mean=(0.3,), std=(0.2,))
+    dataset = load_data(config, CPU)
+    assert (dataset.train.counts, dataset.test.counts) == ((9, 9, 9), (3, 3, 3))
+    assert (dataset.mean, dataset.std) == ((0.3,), (0.2,))
+    everything = load_data(Config(data=str(tmp_path)), CPU)
+    assert (everything.train.counts, everything.test.counts) == ((12, 12, 12), (5, 5, 5))
+    assert (everything.mean, everything.std) == (toy().mean, toy().std)
+
+
+def test_labels_are_sorted_by_class() -> None:
+    assert labels_of(Config(ipc=3), toy(2)).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_devices_have_names() -> None:
+    assert find_device("cpu") == CPU
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpu", "meta", "", "cpu:x", "cuda:9999"):
+        with pytest.raises(UserError, match=r"^device "):
+            find_device(name)
