@@ -1,6 +1,6 @@
 """How the weights of the digits recipe were chosen: on a quarter of the training images, never on the test images.
 
-    python benchmarks/digits_weights.py --seeds 3 --out benchmarks/results/<machine>/<date>-<commit>/digits-weights.json
+    python -m benchmarks.digits_weights --seeds 3 --out benchmarks/results/<machine>/<date>-<commit>/digits-weights.json
 
 For every setting and seed it distils the digits recipe from the other three quarters, trains the recipe's evaluation
 networks on the result, and prints their accuracy on the held-out quarter: mean over seeds, and the standard error of
@@ -9,19 +9,19 @@ that mean. One setting after the other, from DM alone; what is there already in 
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import tempfile
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from ddfast.distill.config import Config, from_recipe
+from benchmarks.environment import environment
+from ddfast.distill.config import from_recipe
 from ddfast.distill.folder import RunFolder
-from ddfast.distill.pool import PoolConfig, pretrain
-from ddfast.distill.run import Run, load_data, protocol_of
+from ddfast.distill.pool import pretrain
+from ddfast.distill.run import Run
+from ddfast.distill.setup import labels_of, load_data, pool_config, protocol_of
 from ddfast.evaluate.protocol import evaluate_images
 from ddfast.files import write_atomically
 
@@ -51,19 +51,7 @@ def measure(setting: tuple[float, ...], seed: int, folder: Path) -> float:
     path = Path(tempfile.mkdtemp(dir=folder))
     Run(config, path, False, Console(quiet=True))()
     state = RunFolder(path).load_state(torch.device("cpu"))
-    labels = torch.arange(dataset.num_classes).repeat_interleave(config.ipc)
-    return evaluate_images(state.images, labels, dataset, protocol_of(config), lambda: None)["mean"]
-
-
-def pool_config(config: Config) -> PoolConfig:
-    return PoolConfig(
-        epochs=config.pool_epochs,
-        network=config.pool_network,
-        width=config.pool_width,
-        depth=config.pool_depth,
-        norm=config.norm,
-        seed=config.seed,
-    )
+    return evaluate_images(state.images, labels_of(config, dataset), dataset, protocol_of(config), lambda: None)["mean"]
 
 
 def main() -> None:
@@ -72,8 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    results |= {"commit": commit, "machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    results |= environment()
     done = {(tuple(row["weights"]), row["seed"]) for row in results["rows"]}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
