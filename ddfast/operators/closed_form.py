@@ -78,13 +78,20 @@ class _Rows:
         return block.sum(1) / self.counts.clamp(min=1).reshape(-1, *[1] * (block.ndim - 2))
 
 
+def _centred(rows: _Rows, block: Tensor, means: Tensor) -> Tensor:
+    """(K, L, D, P) -> F − M as (K, D, L·P), zeros where there is no row."""
+    return rows.mask(block - means[:, None]).transpose(1, 2).flatten(2)
+
+
+def _covariances(rows: _Rows, centred: Tensor) -> Tensor:
+    """(K, D, L·P) -> (K, D, D)."""
+    return _product(centred, centred.transpose(1, 2)) / rows.counts.clamp(min=1).reshape(-1, 1, 1)
+
+
 def _moments(rows: _Rows, block: Tensor, covariance: bool) -> tuple[Tensor, Tensor]:
     """(K, L, D, P) -> means (K, D, P) and centred second moments / N (K, D, D), or (0,) without them."""
     means = rows.mean(block)
-    if not covariance:
-        return means, block.new_empty(0)
-    centred = rows.mask(block - means[:, None]).transpose(1, 2).flatten(2)  # (K, D, L·P)
-    return means, _product(centred, centred.transpose(1, 2)) / rows.counts.clamp(min=1).reshape(-1, 1, 1)
+    return means, _covariances(rows, _centred(rows, block, means)) if covariance else block.new_empty(0)
 
 
 def _maps(features: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,24 +121,28 @@ def moment_matching_to_moments(
     covariance_weight: float,
     tf32: bool,
     needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     dtype = torch.promote_types(accumulator(syn.dtype), means.dtype)
     rows = _Rows(syn, offsets, index, largest, num_classes)
-    syn_means, syn_covariances = _moments(rows, rows.block(_maps(syn, dtype)), covariance_weight != 0)
-    matched = ((counts > 0) & (rows.counts > 0)).reshape(-1, 1, 1)
-    mean_gap, covariance_gap = syn_means.new_empty(0), syn_means.new_empty(0)
-    terms = syn_means.new_zeros(2)
+    block = rows.block(_maps(syn, dtype))
+    centers = rows.mean(block)
+    matched = (counts > 0) & (rows.counts > 0)
+    share = torch.where(matched, 1 / rows.counts.clamp(min=1).to(dtype), 0)  # (K,)
+    drift, mean_gap, covariance_gap = (centers.new_empty(0) for _ in range(3))
+    terms = centers.new_zeros(2)
     if mean_weight != 0:
-        mean_gap = torch.where(matched, syn_means - means, 0)  # (K, D, P)
+        mean_gap = torch.where(matched[:, None, None], centers - means, 0)  # (K, D, P)
         terms[0] = mean_gap.square().sum()
     if covariance_weight != 0:
-        covariance_gap = torch.where(matched, syn_covariances - covariances, 0)  # (K, D, D)
+        centred = _centred(rows, block, centers)
+        covariance_gap = torch.where(matched[:, None, None], _covariances(rows, centred) - covariances, 0)  # (K, D, D)
         terms[1] = covariance_gap.square().sum()
+        drift = rows.mean(rows.mask(block - centers[:, None]))
     terms = terms.to(accumulator(syn.dtype))
     loss = mean_weight * terms[0] + covariance_weight * terms[1]
-    if not needs_grad:
-        syn_means, mean_gap, covariance_gap = (syn_means.new_empty(0) for _ in range(3))
-    return loss, terms, syn_means, mean_gap, covariance_gap
+    wanted = (needs_grad, *2 * [needs_grad and covariance_weight != 0], needs_grad, needs_grad)
+    state = zip((share, centers, drift, mean_gap, covariance_gap), wanted, strict=True)
+    return loss, terms, *((kept if w else kept.new_empty(0)).to(terms.dtype) for kept, w in state)
 
 
 @_without_autocast
@@ -149,7 +160,7 @@ def moment_matching(
     covariance_weight: float,
     tf32: bool,
     needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     rows = _Rows(real, real_offsets, real_index, real_largest, num_classes)
     block = rows.block(_maps(real, accumulator(real.dtype)))
     means, covariances = _moments(rows, block, covariance_weight != 0)
@@ -167,7 +178,9 @@ def moment_matching_backward(
     index: Tensor | None,
     largest: int,
     num_classes: int,
-    means: Tensor,
+    share: Tensor,
+    centers: Tensor,
+    drift: Tensor,
     mean_gap: Tensor,
     covariance_gap: Tensor,
     mean_weight: float,
@@ -175,20 +188,19 @@ def moment_matching_backward(
     tf32: bool,
 ) -> Tensor:
     # dL/dF_n = (4w/N)·Delta·(F_n − M) + (2w'/N)·D; the terms through the means cancel. They also take away the rounding
-    # of M, which a large mean makes as large as F_n − M: so F_n − M is centred once more.
+    # of M, which a large mean makes as large as F_n − M: that is the drift.
     rows = _Rows(syn, offsets, index, largest, num_classes)
-    block = rows.block(_maps(syn, means.dtype))  # (K, L, D, P)
-    scale = grad / rows.counts.clamp(min=1).reshape(-1, 1, 1, 1)
+    block = rows.block(_maps(syn, share.dtype))  # (K, L, D, P)
     gradient = torch.zeros_like(block)
     if covariance_weight != 0:
-        centred = block - means[:, None]
-        centred = centred - rows.mean(rows.mask(centred))[:, None]
         # One product per class, (D, D) by (D, L·P): a batch of them with a small P adds up less accurately.
-        centred = centred.transpose(1, 2)  # (K, D, L, P)
+        centred = (block - centers[:, None] - drift[:, None]).transpose(1, 2)  # (K, D, L, P)
         pulled = _product(covariance_gap, centred.flatten(2)).reshape(centred.shape)
-        gradient = (4 * covariance_weight) * scale * pulled.transpose(1, 2)
+        gradient = (4 * covariance_weight) * pulled.transpose(1, 2)
     if mean_weight != 0:
-        gradient = gradient + (2 * mean_weight) * scale * mean_gap[:, None]
+        gradient = gradient + (2 * mean_weight) * mean_gap[:, None]
+    scale = share.reshape(-1, 1, 1, 1)
+    gradient = torch.where(scale == 0, 0, grad * scale * gradient)
     return torch.empty_like(syn).copy_(rows.rows(gradient).reshape(syn.shape))
 
 

@@ -18,9 +18,14 @@ _library = torch.library.Library("ddfast", "DEF")
 
 def implement(backend: str, operator: str, function: Callable[..., Any], key: str) -> None:
     """Registers `function` as the operator's `backend` overload, under a dispatch key."""
+    declare(backend, operator)
+    _library.impl(f"{operator}.{backend}", function, key)
+
+
+def declare(backend: str, operator: str) -> None:
+    """Registers the schema and the fake of an overload; native code registers its function under the same name."""
     name = f"{operator}.{backend}"
     _library.define(name + SIGNATURES[operator])
-    _library.impl(name, function, key)
     torch.library.register_fake(f"ddfast::{name}", FAKES[operator], lib=_library)
     backends.implemented[backend].add(operator)
 

@@ -23,9 +23,11 @@ SIDE = "Tensor? offsets, Tensor? index, SymInt largest, SymInt num_classes"
 MATCHING = "float mean_weight, float covariance_weight, bool tf32"
 COMPLEXITY = "float centralization_weight, float cmi_weight, float? alpha, float beta, str reduction"
 
-# The weighted loss (), its unweighted terms (2,), and what backward needs: the synthetic means (K, D, P) and the gaps
-# of the means (K, D, P) and of the covariances (K, D, D); empty where no gradient is needed or their weight is zero.
-MATCHED = "(Tensor loss, Tensor terms, Tensor syn_means, Tensor mean_gap, Tensor covariance_gap)"
+# The weighted loss (), its unweighted terms (2,), and what backward needs: 1/N of each class (K,), 0 where a side is
+# empty; the synthetic means and what rounding took off them (K, D, P each); the gaps of the means (K, D, P) and of the
+# covariances (K, D, D). Empty where no gradient is needed or the weight that asks for them is zero.
+STATE = "Tensor share, Tensor centers, Tensor drift, Tensor mean_gap, Tensor covariance_gap"
+MATCHED = f"(Tensor loss, Tensor terms, {STATE})"
 
 # The weighted loss, () or (K,) for reduction "none", its unweighted terms (2,), and what backward needs: the class
 # means (K, E), the pull on them (K, E; without alpha what rounding took off them) and log Q (K, E); empty likewise.
@@ -37,8 +39,7 @@ SIGNATURES = {
     f" Tensor syn, {SIDE}, {MATCHING}, bool needs_grad) -> {MATCHED}",
     "moment_matching_to_moments": "(Tensor counts, Tensor means, Tensor covariances,"
     f" Tensor syn, {SIDE}, {MATCHING}, bool needs_grad) -> {MATCHED}",
-    "moment_matching_backward": f"(Tensor grad, Tensor syn, {SIDE},"
-    f" Tensor syn_means, Tensor mean_gap, Tensor covariance_gap, {MATCHING}) -> Tensor",
+    "moment_matching_backward": f"(Tensor grad, Tensor syn, {SIDE}, {STATE}, {MATCHING}) -> Tensor",
     "class_complexity": f"(Tensor features, {SIDE}, {COMPLEXITY}, bool needs_grad) -> {CENTRED}",
     "class_complexity_backward": f"(Tensor grad, Tensor features, {SIDE},"
     f" Tensor centers, Tensor drift, Tensor log_q, {COMPLEXITY}) -> Tensor",
@@ -57,26 +58,26 @@ def _class_moments(features: Tensor, offsets: Any, index: Any, largest: int, num
     return means, features.new_empty(num_classes, a * b, a * b, dtype=dtype)
 
 
-def _matched(syn: Tensor, dtype: torch.dtype, *rest: Any) -> tuple[Tensor, ...]:
+def _matched(syn: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     _, _, _, num_classes, mean_weight, covariance_weight, _, needs_grad = rest
     _, a, b, positions = syn.shape
     means, covariances = (num_classes, a * b, positions), (num_classes, a * b, a * b)
-    result = accumulator(syn.dtype)
-    return (
-        syn.new_empty((), dtype=result),
-        syn.new_empty(2, dtype=result),
-        syn.new_empty(means if needs_grad else 0, dtype=dtype),
-        syn.new_empty(means if needs_grad and mean_weight != 0 else 0, dtype=dtype),
-        syn.new_empty(covariances if needs_grad and covariance_weight != 0 else 0, dtype=dtype),
-    )
+
+    def state(shape: tuple[int, ...], weight: float = 1.0) -> Tensor:
+        return syn.new_empty(shape if needs_grad and weight != 0 else 0, dtype=accumulator(syn.dtype))
+
+    loss, terms = (syn.new_empty(shape, dtype=accumulator(syn.dtype)) for shape in ((), (2,)))
+    centers, drift = state(means, covariance_weight), state(means, covariance_weight)
+    gaps = state(means, mean_weight), state(covariances, covariance_weight)
+    return loss, terms, state((num_classes,)), centers, drift, *gaps
 
 
 def _moment_matching(real: Tensor, offsets: Any, index: Any, largest: int, syn: Tensor, *rest: Any) -> Any:
-    return _matched(syn, accumulator(syn.dtype), *rest)
+    return _matched(syn, *rest)
 
 
 def _moment_matching_to_moments(counts: Tensor, means: Tensor, covariances: Tensor, syn: Tensor, *rest: Any) -> Any:
-    return _matched(syn, torch.promote_types(accumulator(syn.dtype), means.dtype), *rest)
+    return _matched(syn, *rest)
 
 
 def _class_complexity(features: Tensor, *rest: Any) -> Any:
