@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml $(filter-out /dev/null,$(CONSTRAINTS))
+$(STAMP): pyproject.toml setup.py $(filter-out /dev/null,$(CONSTRAINTS))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[plot,digits,test]'
 	@touch $@
