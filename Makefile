@@ -2,6 +2,7 @@
 # demo     install, then distil scikit-learn's real handwritten digits and evaluate the result
 # test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
 # bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
+# kernels  compiles every Triton kernel for GPUs that need not be there: registers, spills, tensor-core instructions
 # gpu      all that needs a GPU, with the packages PYTHON has, no network; PARTS="tests bench" OUT=folder COMMIT=name
 #
 # To choose otherwise:  make install PYTHON=python3.12 CONSTRAINTS=my.txt  (CONSTRAINTS=/dev/null: no constraint)
@@ -14,7 +15,7 @@ DEMO_RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint bench bench-quick gpu clean
+.PHONY: install demo test test-full lint kernels bench bench-quick gpu clean
 
 install: $(STAMP)
 
@@ -30,9 +31,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not full'
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m 'not full' -k triton
 
 test-full: $(STAMP)
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k triton
 
 $(VENV)/.linted: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[lint]'
@@ -42,6 +45,9 @@ lint: $(VENV)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+kernels: $(STAMP)
+	$(BIN)/python -m benchmarks.kernels
 
 bench: $(STAMP)
 	out=$$($(BIN)/python -m benchmarks.environment) && \

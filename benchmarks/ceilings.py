@@ -17,9 +17,13 @@ class Ceilings:
     bf16: float | None = None
 
     def products(self, symmetric: int, general: int) -> float:
-        """The seconds of products at float32 accuracy; split into TF32 halves, X·X^T takes two and X·Y three."""
+        """The seconds of products at float32 accuracy.
+
+        Split into TF32 halves a product takes three: hi·hi, hi·lo and lo·hi. Those of X·X^T, of which `symmetric`
+        counts one half, take as many: half of hi·hi, and the whole of hi·lo, whose transpose lo·hi is.
+        """
         plain = (symmetric + general) / self.float32
-        return plain if self.tf32 is None else min(plain, (2 * symmetric + 3 * general) / self.tf32)
+        return plain if self.tf32 is None else min(plain, 3 * (symmetric + general) / self.tf32)
 
 
 def measure_ceilings(device: torch.device, quick: bool = False) -> Ceilings:

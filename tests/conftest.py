@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from oracle import DEVICES, runnable
+from oracle import DEVICES, EACH_KERNEL, runnable
 
 if torch.cuda.is_available():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
@@ -24,13 +24,22 @@ def pytest_generate_tests(metafunc):
         named = metafunc.definition.get_closest_marker("losses")
         losses = [loss for loss in losses if named is None or loss.name in named.args]
         triples = [(loss, *pair) for loss in losses for pair in runnable(*loss.operators)]
-        ids = [f"{loss.name}-{backend}-{device}" for loss, backend, device in triples]
-        metafunc.parametrize(("loss", "backend", "device"), triples, ids=ids)
+        cases = [
+            pytest.param(*triple, id=f"{triple[0].name}-{triple[1]}-{triple[2]}", marks=_slow(*triple))
+            for triple in triples
+        ]
+        metafunc.parametrize(("loss", "backend", "device"), cases)
     elif operators and "backend" in wanted:
         pairs = runnable(*operators.args)
         metafunc.parametrize(("backend", "device"), pairs, ids=[f"{backend}-{device}" for backend, device in pairs])
     elif operators and "device" in wanted:
         metafunc.parametrize("device", DEVICES)
+
+
+def _slow(loss, backend, device):
+    """The interpreter takes its time: one loss for each way through the kernels is quick enough."""
+    interpreted = backend == "triton" and device == "cpu"
+    return [pytest.mark.full] if interpreted and loss.name not in EACH_KERNEL else []
 
 
 @pytest.fixture(scope="module")

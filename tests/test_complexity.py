@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import (
     COMPLEXITY,
+    MANY_CLASSES,
     PRECISIONS,
     Batch,
     assert_accurate,
@@ -161,7 +162,7 @@ def test_one_row_a_class_has_no_complexity(backend, device):
     assert gradient.abs().max() < 1e-15
 
 
-@pytest.mark.parametrize("classes", [1, 200, 1000])
+@pytest.mark.parametrize("classes", [1, MANY_CLASSES, 1000])
 def test_any_number_of_classes(loss, classes, backend, device):
     b = batch(loss.row, [], [k for k in range(classes) if k % 5 or classes == 1] * 3, classes)
     value, gradient = differentiate(loss.of(b.to(device), backend), b.syn.to(device))

@@ -1,0 +1,218 @@
+"""Every Triton kernel as it is launched for the standard workloads, compiled for GPUs that need not be here.
+
+    python -m benchmarks.kernels            prints the table of registers, spills and tensor-core instructions
+    python -m benchmarks.kernels --write    ... into docs/kernels.md
+
+The operators themselves run, on tensors without memory, and what they would launch is compiled instead: so the table
+shows the configurations that a GPU would get. Exits 1 if a kernel spills or uses the stack, needs more shared memory
+than a block may have, or has a product that did not become a tensor-core instruction.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from ddfast.kernels.tiling import Chip
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction, mangle_type
+
+from benchmarks.environment import ROOT
+from benchmarks.workloads import WORKLOADS, Workload
+from ddfast.operators import triton_complexity, triton_matching
+
+CHIPS = {"A100": Chip(80, 108), "H100": Chip(90, 132), "B200": Chip(100, 148)}
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+PRODUCTS = r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|DMMA)\b"
+BEGIN, END = "<!-- kernels:begin -->", "<!-- kernels:end -->"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What an operator asked for: a kernel with its arguments."""
+
+    kernel: JITFunction
+    programs: int
+    arguments: dict[str, Any]
+    warps: int
+    stages: int
+
+    @cached_property
+    def source(self) -> ASTSource:
+        """As Triton would specialise it: 1 and None are constants, and 16 a known divisor."""
+        signature, constants, known = {}, {}, {}
+        for number, parameter in enumerate(self.kernel.params):
+            value = self.arguments[parameter.name]
+            one = not parameter.do_not_specialize and isinstance(value, int) and value == 1
+            if parameter.is_constexpr or value is None or one:
+                signature[parameter.name], constants[parameter.name] = "constexpr", value
+                continue
+            signature[parameter.name] = parameter.annotation_type or mangle_type(value)
+            aligned = isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0)
+            if aligned and not parameter.do_not_specialize:
+                known[(number,)] = [["tt.divisibility", 16]]
+        return ASTSource(self.kernel, signature, constants, known)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        source = self.source
+        return self.kernel.__name__, str(source.signature), str(source.constants), str(source.attrs), self.warps
+
+    def compile(self, arch: int) -> "Compiled":
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        built = triton.compile(self.source, target=GPUTarget("cuda", arch, 32), options=options)
+        return Compiled(self, arch, built.metadata.shared, built.asm["cubin"])
+
+
+@dataclass(frozen=True)
+class Compiled:
+    launch: Launch
+    arch: int
+    shared: int
+    cubin: bytes
+
+    @cached_property
+    def usage(self) -> dict[str, int]:
+        """Registers a thread, bytes of stack and of local memory (spills)."""
+        text = self._dump("-res-usage")
+        return {name: int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")}
+
+    @cached_property
+    def instructions(self) -> str:
+        """The tensor-core instruction of its products; empty where it has none."""
+        return " ".join(sorted(set(re.findall(PRODUCTS, self._dump("-sass")))))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that a multiprocessor holds, by registers, shared memory and threads."""
+        threads = 32 * self.launch.warps
+        registers = 65536 // (-(-self.usage["REG"] // 8) * 8 * threads)
+        shared = (SHARED[self.arch] + 1024) // (self.shared + 1024)
+        return min(registers, shared, 2048 // threads)
+
+    @property
+    def complaints(self) -> Iterator[str]:
+        if self.usage["STACK"] or self.usage["LOCAL"]:
+            yield "spills"
+        if self.shared > SHARED[self.arch]:
+            yield "too much shared memory"
+        wants_product = self.launch.arguments.get("COVARIANCE") and self.launch.kernel.__name__ != "sum_kernel"
+        if wants_product and not self.instructions:
+            yield "no tensor-core instruction"
+
+    def _dump(self, what: str) -> str:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.cubin)
+            file.flush()
+            return subprocess.run([TOOLS / "cuobjdump", what, file.name], capture_output=True, text=True).stdout
+
+
+@contextmanager
+def recorded(chip: Chip) -> Iterator[list[Launch]]:
+    """What would be launched on that chip."""
+    launches: list[Launch] = []
+
+    def run(kernel: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        warps, stages = options.pop("num_warps", 4), options.pop("num_stages", 3)
+        names = [parameter.name for parameter in kernel.params]
+        programs = torch.Size(grid).numel()
+        launches.append(Launch(kernel, programs, dict(zip(names, args, strict=False)) | options, warps, stages))
+
+    with (
+        mock.patch.object(JITFunction, "run", run),
+        mock.patch.object(triton_matching, "chip_of", return_value=chip),
+        mock.patch.object(triton_complexity, "chip_of", return_value=chip),
+    ):
+        yield launches
+
+
+def calls(workload: Workload, dtype: torch.dtype) -> Iterator[Callable[[], Any]]:
+    """The operators of a workload, forward and backward, on tensors that have no memory."""
+    wide = torch.promote_types(dtype, torch.float32)
+    d, p = workload.descriptors
+    shape = (d // workload.row[1], workload.row[1], p) if workload.local == "rows" else (d, 1, p)
+
+    def empty(*size: int, dtype: torch.dtype = wide) -> Tensor:
+        return torch.empty(size, dtype=dtype, device="meta")
+
+    k, ipc = workload.classes, workload.ipc
+    real, syn = (empty(k * rows, *shape, dtype=dtype) for rows in (workload.real, ipc))
+    side = (None, None, ipc, k)
+    gaps = empty(k), empty(k, d, p), empty(k, d, p), empty(k, d, p), empty(k, d, d)
+    yield lambda: triton_matching.moment_matching(real, None, None, workload.real, syn, *side, 1.0, 0.01, False, True)
+    yield lambda: triton_matching.moment_matching_backward(empty(), syn, *side, *gaps, 1.0, 0.01, False)
+    yield lambda: triton_matching.class_moments(real, None, None, workload.real, k, False)
+    rows = empty(k * ipc, workload.width, dtype=dtype)
+    weights = (0.05, 1.0, None, 0.0, "batchmean")
+    yield lambda: triton_complexity.class_complexity(rows, *side, *weights, True)
+    state = [empty(k, workload.width) for _ in range(3)]
+    yield lambda: triton_complexity.class_complexity_backward(empty(), rows, *side, *state, *weights)
+
+
+def launches(workload: Workload, dtype: torch.dtype, chip: Chip) -> list[Launch]:
+    with recorded(chip) as found:
+        for call in calls(workload, dtype):
+            call()
+    return found
+
+
+def table(names: list[str]) -> Iterator[tuple[str, bool]]:
+    """Lines, and whether each is a failure."""
+    yield (
+        "| kernel | first workload | dtype | chip | programs | warps | registers | stack | spills | shared memory |"
+        " blocks | products |  |",
+        False,
+    )
+    yield "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|---|---|", False
+    for chip_name, chip in CHIPS.items():
+        seen = set()
+        for dtype, dtype_name in DTYPES.items():
+            for name in names:
+                for launch in launches(WORKLOADS[name], dtype, chip):
+                    if launch.key in seen:
+                        continue
+                    seen.add(launch.key)
+                    built = launch.compile(chip.arch)
+                    complaints = ", ".join(built.complaints)
+                    cells = (
+                        *(launch.kernel.__name__, name, dtype_name, chip_name, launch.programs, launch.warps),
+                        *(built.usage[what] for what in ("REG", "STACK", "LOCAL")),
+                        *(f"{built.shared / 1024:.0f} KiB", built.blocks, built.instructions, complaints),
+                    )
+                    yield f"| {' | '.join(map(str, cells))} |", bool(complaints)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=list(WORKLOADS))
+    options = parser.parse_args()
+    lines, failures = [], 0
+    for line, failed in table(options.workloads):
+        print(line, flush=True)
+        lines.append(line)
+        failures += failed
+    if options.write:
+        path = ROOT / "docs" / "kernels.md"
+        head, rest = path.read_text().split(BEGIN)
+        path.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
+    print(f"{failures} of {len(lines) - 2} fail")
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""How `moments` and `matching` cut their work: by the shapes, the dtype and the chip, never by timing in a run."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+OVERHEAD = 5  # rows
+PART = 32  # descriptors
+
+
+@dataclass(frozen=True)
+class Chip:
+    arch: int  # 80, 90, 100
+    multiprocessors: int
+
+
+class Tiling(NamedTuple):
+    block: int  # descriptors of a tile
+    rows: int  # rows and positions of a step
+    block_p: int
+    warps: int
+    stages: int
+
+
+def power_of_two(n: int) -> int:
+    """The smallest one that is not below n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def moments_tiling(d: int, p: int, precision: str, chip: Chip) -> Tiling:
+    """Tiles as large as the registers allow: a larger one reads the features fewer times.
+
+    Two accumulators of a symmetric product and three products of float32 accuracy take most of them.
+    """
+    largest = {"float64": 32, "float32": 128 if chip.arch >= 90 and d <= 128 else 64, "tf32": 128}[precision]
+    step = 32 if chip.arch >= 90 and precision != "float64" else 16
+    block, block_p = _block(largest, d), min(step, power_of_two(p))
+    return Tiling(block, step // block_p, block_p, 8 if block >= 64 else 4, 3)
+
+
+def merge_tiling(block: int, precision: str) -> Tiling:
+    """Parts of a tile that `merge` takes: small, for there are few tiles, and most of its time is waiting for them."""
+    part = min(block, PART // 2 if precision == "float64" else PART)
+    return Tiling(part, 1, 16, 8 if part == PART else 4, 2)
+
+
+def backward_tiling(d: int, p: int, precision: str, chip: Chip) -> Tiling:
+    wide = chip.arch >= 90 and precision != "float64"
+    largest, step = (128, 64) if wide else (32 if precision == "float64" else 64, 32)
+    block, block_p = _block(largest, d), min(step, power_of_two(p))
+    return Tiling(block, step // block_p, block_p, 8 if block >= 64 else 4, 3)
+
+
+def _block(largest: int, d: int) -> int:
+    return min(largest, max(16, power_of_two(d)))
+
+
+def pieces(d: int, block: int, triangle: bool) -> int:
+    """Tiles of the upper triangle of a (d, d) matrix, or of its diagonal."""
+    n = -(-d // block)
+    return n * (n + 1) // 2 if triangle else n
+
+
+def rows_of_a_program(sides: tuple[int, ...], programs: int, chip: Chip) -> int:
+    """How many rows of a class one program reads, where the largest classes of the sides have so many.
+
+    Fewer rows fill the chip better and end more evenly, but each program writes partials, which cost about as much as
+    OVERHEAD rows. Estimated for one program a multiprocessor at a time, the longer ones first.
+    """
+
+    def time(rows: int) -> float:
+        counts = [(-(-largest // rows), min(rows, largest) + OVERHEAD) for largest in sides]
+        waves = -(-counts[0][0] * programs // chip.multiprocessors)
+        work = sum(splits * programs * length for splits, length in counts) / chip.multiprocessors
+        return max(waves * counts[0][1], work + 0.5 * counts[-1][1])
+
+    longest = max(*sides, 1)
+    return min((-(-longest // splits) for splits in range(1, min(longest, 64) + 1)), key=time)
