@@ -3,7 +3,7 @@
 Importing this package registers every operator, so that none is registered on first use inside compiled code.
 """
 
-from ddfast.operators import closed_form  # noqa: F401  the reference backend registers itself
+from ddfast.operators import closed_form, native  # noqa: F401  backends register themselves
 from ddfast.operators.complexity import class_complexity
 from ddfast.operators.matching import moment_matching
 from ddfast.operators.moments import class_moments
