@@ -8,5 +8,12 @@ try:
 except ImportError as error:
     backends.absent["cpp"] = f"ddfast._C is not here: {error}"
 else:
-    for _operator in ("class_complexity", "class_complexity_backward"):
+    for _operator in (
+        "class_complexity",
+        "class_complexity_backward",
+        "class_moments",
+        "moment_matching",
+        "moment_matching_to_moments",
+        "moment_matching_backward",
+    ):
         declare("cpp", _operator)
