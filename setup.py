@@ -71,10 +71,12 @@ def extensions() -> list[Extension]:
 class Build(build_ext):
     """Compiles all at once, and each CPU kernel for every instruction set."""
 
-    def build_extension(self, extension: Extension) -> None:
+    def build_extensions(self) -> None:
+        self.extensions = [extension for extension in self.extensions if self.built(extension)]
+
+    def built(self, extension: Extension) -> bool:
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # what fails to build must not leave an older one
         jobs = [job for source in extension.sources for job in self.compilations(Path(source))]
         cuda = extension.name.endswith("_cuda")
         link = [NVCC, "-cudart=static", "-Xlinker=--no-as-needed"] if cuda else [CXX, *CXX_FLAGS]
@@ -84,9 +86,9 @@ class Build(build_ext):
                 list(pool.map(lambda job: self.compile(*job), jobs))
             subprocess.run([*link, "-ltorch", "-ltorch_cpu"], check=True)  # libtorch needs libtorch_cuda by itself
         except (OSError, subprocess.CalledProcessError):
-            if asked("DDFAST_REQUIRE_EXTENSION"):
-                raise
             print(f"ddfast: {extension.name} is not built: see the compiler's messages above")
+            return False
+        return True
 
     def compilations(self, source: Path) -> list[tuple[Path, list[str]]]:
         """Every object that comes of a source, with the command that makes it."""
@@ -110,10 +112,10 @@ class Build(build_ext):
     def compile(self, target: Path, command: list[str]) -> None:
         """Runs the command unless its object is newer than all that it may have been made of, by the same command."""
         stamp, text = target.with_suffix(".txt"), " ".join(command)
-        headers = [*Path("csrc").rglob("*.h"), Path(command[command.index("-c") + 1])]
-        if target.exists() and stamp.exists() and stamp.read_text() == text:
-            if target.stat().st_mtime > max(path.stat().st_mtime for path in headers):
-                return
+        read = [*Path("csrc").rglob("*.h"), Path(command[command.index("-c") + 1])]
+        made = target.stat().st_mtime if target.exists() and stamp.exists() and stamp.read_text() == text else 0
+        if made > max(path.stat().st_mtime for path in read):
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([*command, "-o", str(target)], check=True)
         stamp.write_text(text)

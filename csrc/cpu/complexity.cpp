@@ -42,22 +42,10 @@ class Reader {
   const ComplexityRows& rows_;
 };
 
-template <class A>
-A largest_of(const A* z, int64_t width) {
-  Vec<A> best[4];  // so many, for one has to wait for itself
-  for (Vec<A>& it : best) it = broadcast(A(-__builtin_inf()));
-  int64_t j = 0;
-  for (; j + 4 * LANES<A> <= width; j += 4 * LANES<A>)
-    for (int u = 0; u < 4; ++u) {
-      const Vec<A> v = load(z + j + u * LANES<A>);
-      best[u] = v > best[u] ? v : best[u];
-    }
-  columns<A>(width - j, [&](int64_t more, auto lanes) {
-    const Vec<A> v = rest(load(z + j + more, lanes), lanes, -__builtin_inff());
-    best[0] = v > best[0] ? v : best[0];
-  });
-  for (int u = 1; u < 4; ++u) best[0] = best[u] > best[0] ? best[u] : best[0];
-  return largest<A>(best[0]);
+// A NaN may be passed over.
+template <class V>
+V larger(V a, V b) {
+  return a > b ? a : b;
 }
 
 // exp(z − maximum) into `to`; returns its sum. A NaN, which a maximum passes over, is in the sum and so in all of P.
@@ -97,26 +85,30 @@ template <class T, class A = Accumulator<T>>
 void sums(const ComplexityForward& to, A* scratch, const Chunk& chunk, int64_t number) {
   const int64_t width = to.rows.width;
   const Reader<T> rows(to.rows);
-  A *row = scratch, *e = scratch + width, *pilot = scratch + 2 * width;
+  A *row = scratch, *pilot = scratch + width, *e = scratch + 2 * width;
+  const int64_t first = to.rows.chunks[to.first_chunk[chunk.k]].first;
   A* q = static_cast<A*>(to.q_parts) + number * width;
   A* centre = static_cast<A*>(to.centre_parts) + number * width;
+  const bool centralize = to.options.centralization != 0;
   if (to.options.cmi != 0) clear(q, width);
-  if (to.options.centralization != 0) {
+  if (centralize) {
     clear(centre, width);
     // The class's first row, near which the others are: their sum keeps its digits however far away zero is.
-    const int64_t first = to.rows.chunks[to.first_chunk[chunk.k]].first;
     __builtin_memcpy(pilot, rows.read(first, row), width * sizeof(A));
   }
   for (int64_t i = chunk.first; i < chunk.last; ++i) {
     const A* z = rows.read(i, row);
-    if (to.options.centralization != 0)
-      columns<A>(width, [&](int64_t j, auto lanes) {
-        store(centre + j, load(centre + j, lanes) + (load(z + j, lanes) - load(pilot + j, lanes)), lanes);
-      });
+    Vec<A> best = broadcast(A(-__builtin_inf()));
+    columns<A>(width, [&](int64_t j, auto lanes) {
+      const Vec<A> v = load(z + j, lanes);
+      best = larger(best, rest(v, lanes, -__builtin_inff()));
+      if (centralize) store(centre + j, load(centre + j, lanes) + (v - load(pilot + j, lanes)), lanes);
+    });
     if (to.options.cmi == 0) continue;
-    const A maximum = largest_of(z, width), total = exponentials(z, maximum, width, e), share = 1 / total;
+    if (to.keeps) e = scratch + (2 + i - first) * width;
+    const A maximum = largest<A>(best), total = exponentials(z, maximum, width, e), share = 1 / total;
     static_cast<A*>(to.maxima)[i] = maximum;
-    static_cast<A*>(to.log_sums)[i] = A(__builtin_log(double(total)));
+    static_cast<A*>(to.totals)[i] = total;
     columns<A>(width, [&](int64_t j, auto lanes) {
       store(q + j, load(q + j, lanes) + load(e + j, lanes) * share, lanes);
     });
@@ -161,37 +153,49 @@ template <class T, class A = Accumulator<T>>
 void distances(const ComplexityForward& to, A* scratch, const Chunk& chunk, int64_t number) {
   const int64_t width = to.rows.width;
   const Reader<T> rows(to.rows);
+  const bool centralize = to.options.centralization != 0, informs = to.options.cmi != 0;
+  const bool drifts = to.needs_drift && centralize, weighs = to.options.exponential;
   const A* center = static_cast<const A*>(to.centers) + chunk.k * width;
   const A* log_q = static_cast<const A*>(to.log_q) + chunk.k * width;
   A* drift = static_cast<A*>(to.centre_parts) + number * width;  // the sums that were here are used up
-  const bool drifts = to.needs_drift && to.options.centralization != 0;
   if (drifts) clear(drift, width);
+  const int64_t first = to.rows.chunks[to.first_chunk[chunk.k]].first;
   double spread = 0, kl = 0;
   for (int64_t i = chunk.first; i < chunk.last; ++i) {
     const A* z = rows.read(i, scratch);
-    if (to.options.centralization != 0) {
-      double squared = squared_distance(z, center, width), weight = 1;
-      if (to.options.exponential) {
-        weight = pull(to.options, squared);
-        const double above = __builtin_exp(to.options.alpha * squared) - to.options.beta;
-        squared = above < 0 ? 0 : above;
-      }
-      spread += squared;
-      if (drifts)
-        columns<A>(width, [&](int64_t j, auto lanes) {
-          const Vec<A> offset = load(z + j, lanes) - load(center + j, lanes);
-          store(drift + j, load(drift + j, lanes) + A(weight) * offset, lanes);
-        });
-    }
-    if (to.options.cmi == 0) continue;
-    const A maximum = static_cast<A*>(to.maxima)[i], log_sum = static_cast<A*>(to.log_sums)[i];
-    Vec<A> total{};
+    const A* e = scratch + (2 + i - first) * width;
+    const A maximum = informs ? static_cast<A*>(to.maxima)[i] : 0, total = informs ? static_cast<A*>(to.totals)[i] : 1;
+    const A share = 1 / total, log_total = A(__builtin_log(double(total)));
+    Vec<A> squares{}, divergence{};
+    auto pulled = [&](int64_t j, auto lanes, Vec<A> offset) {
+      store(drift + j, load(drift + j, lanes) + offset, lanes);
+    };
     columns<A>(width, [&](int64_t j, auto lanes) {
-      const Vec<A> log_p = (load(z + j, lanes) - maximum) - log_sum;
-      const Vec<A> p = exp_of_nonpositive(log_p);
-      total += rest(p == 0 ? Vec<A>{} : p * (log_p - load(log_q + j, lanes)), lanes, 0);
+      const Vec<A> v = load(z + j, lanes);
+      if (centralize) {
+        const Vec<A> offset = v - load(center + j, lanes);
+        squares += offset * offset;
+        if (drifts && !weighs) pulled(j, lanes, offset);
+      }
+      if (informs) {
+        const Vec<A> p = (to.keeps ? load(e + j, lanes) : exp_of_nonpositive(v - maximum)) * share;
+        const Vec<A> log_ratio = (v - maximum) - log_total - load(log_q + j, lanes);
+        divergence += rest(p == 0 ? Vec<A>{} : p * log_ratio, lanes, 0);
+      }
     });
-    kl += sum<A>(total);
+    kl += sum<A>(divergence);
+    const double squared = sum<A>(squares);
+    if (!centralize || !weighs) {
+      spread += squared;
+      continue;
+    }
+    const double above = __builtin_exp(to.options.alpha * squared) - to.options.beta;
+    spread += above < 0 ? 0 : above;
+    const A weight = A(pull(to.options, squared));
+    if (drifts)
+      columns<A>(width, [&](int64_t j, auto lanes) {
+        pulled(j, lanes, weight * (load(z + j, lanes) - load(center + j, lanes)));
+      });
   }
   to.spread_parts[number] = spread;
   to.kl_parts[number] = kl;
@@ -216,7 +220,11 @@ void gradients(const ComplexityBackward& to, A* scratch, const Chunk& chunk) {
       return (load(z + j, lanes) - maximum) - log_sum - load(log_q + j, lanes);
     };
     if (cmi != 0) {
-      maximum = largest_of(z, width);
+      Vec<A> best = broadcast(A(-__builtin_inf()));
+      columns<A>(width, [&](int64_t j, auto lanes) {
+        best = larger(best, rest(load(z + j, lanes), lanes, -__builtin_inff()));
+      });
+      maximum = largest<A>(best);
       const A total = exponentials(z, maximum, width, e);
       log_sum = A(__builtin_log(double(total)));
       share = 1 / total;

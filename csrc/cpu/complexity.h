@@ -34,13 +34,14 @@ struct ComplexityForward {
   ComplexityOptions options;
   const int64_t* first_chunk;      // (K + 1,) the chunks of each class
   bool needs_drift;
+  bool keeps;                      // exp(z − maximum) stays in scratch from the sums of a class to its distances
   void* centers = nullptr;         // (K, E)
   void* drift = nullptr;           // (K, E)
   void* log_q = nullptr;           // (K, E)
   void* centre_parts = nullptr;    // (chunks, E)
   void* q_parts = nullptr;         // (chunks, E)
   void* maxima = nullptr;          // (N,)
-  void* log_sums = nullptr;        // (N,) log softmax = (z − maximum) − log sum
+  void* totals = nullptr;          // (N,) sum exp(z − maximum)
   double* spread_parts = nullptr;  // (chunks,)
   double* kl_parts = nullptr;      // (chunks,)
 };
@@ -55,9 +56,7 @@ struct ComplexityBackward {
   int64_t gradient_row_stride, gradient_column_stride;
 };
 
-// Scratch is for one thread: so many rows of the accumulator.
-constexpr int64_t COMPLEXITY_SCRATCH_ROWS = 3;
-
+// Scratch is for one thread: three rows of the accumulator, and with `keeps` two and those of the largest class.
 DDFAST_EVERYWHERE(
     // Sums of the rows and of their softmax over each chunk.
     void complexity_sums(const ComplexityForward& to, void* scratch, int64_t first_chunk, int64_t last_chunk);

@@ -47,34 +47,38 @@ ComplexityOptions options_of(const Tensor& features, double centralization, doub
 
 // Calls body(scratch, begin, end) over tasks on several threads, each with scratch of its own.
 template <class Body>
-void with_scratch(int64_t tasks, int64_t work, int64_t row_bytes, const Body& body) {
+void with_scratch(int64_t tasks, int64_t work, int64_t scratch_bytes, const Body& body) {
   parallel(tasks, work, [&](int64_t begin, int64_t end) {
-    const Memory scratch = memory(COMPLEXITY_SCRATCH_ROWS * row_bytes);
+    const Memory scratch = memory(scratch_bytes);
     body(scratch.get(), begin, end);
   });
 }
 
-// Where classes are few, one after another in all their chunks; else each class as a whole, while it is in cache. The
-// results are the same to the bit: the chunks are.
-void run(const ComplexityForward& to, const Plan& plan, const Segments& segments, int64_t row_bytes) {
+// Where there are classes enough, each as a whole, while it is in cache; else one after another in all their chunks. The
+// sums are the same.
+void run(ComplexityForward to, const Plan& plan, const Segments& segments, int64_t row_bytes) {
   const auto sums = DDFAST_DISPATCH(complexity_sums);
   const auto means = DDFAST_DISPATCH(complexity_means);
   const auto distances = DDFAST_DISPATCH(complexity_distances);
   const auto pulls = DDFAST_DISPATCH(complexity_pulls);
   const int64_t classes = segments.classes;
   if (plan.size() <= classes || classes >= 2 * int64_t(torch::stable::get_num_threads())) {
-    with_scratch(classes, segments.largest * to.rows.width, row_bytes, [&](void* scratch, int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        sums(to, scratch, to.first_chunk[k], to.first_chunk[k + 1]);
-        means(to, k, k + 1);
-        distances(to, scratch, to.first_chunk[k], to.first_chunk[k + 1]);
-        pulls(to, k, k + 1);
-      }
-    });
+    constexpr int64_t CACHE = 512 << 10;
+    to.keeps = to.options.cmi != 0 && segments.largest * row_bytes <= CACHE;
+    const int64_t scratch_rows = to.keeps ? 2 + segments.largest : 3;
+    with_scratch(classes, segments.largest * to.rows.width, scratch_rows * row_bytes,
+                 [&](void* scratch, int64_t begin, int64_t end) {
+                   for (int64_t k = begin; k < end; ++k) {
+                     sums(to, scratch, to.first_chunk[k], to.first_chunk[k + 1]);
+                     means(to, k, k + 1);
+                     distances(to, scratch, to.first_chunk[k], to.first_chunk[k + 1]);
+                     pulls(to, k, k + 1);
+                   }
+                 });
     return;
   }
   auto over_chunks = [&](auto step) {
-    with_scratch(plan.size(), plan.work, row_bytes,
+    with_scratch(plan.size(), plan.work, 3 * row_bytes,
                  [&](void* scratch, int64_t begin, int64_t end) { step(to, scratch, begin, end); });
   };
   over_chunks(sums);
@@ -109,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> class_complexity(
     return tensor.dim() == 2 ? tensor.mutable_data_ptr() : take(classes * row_bytes);
   };
   std::vector<double> spread_parts(plan.size()), kl_parts(plan.size());
-  ComplexityForward to{rows, options, plan.first_chunk.data(), needs_grad};
+  ComplexityForward to{rows, options, plan.first_chunk.data(), needs_grad, false};
   if (centralization != 0) {
     to.centers = kept(centers);
     to.drift = drift.mutable_data_ptr();
@@ -119,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> class_complexity(
     to.log_q = kept(log_q);
     to.q_parts = take(plan.size() * row_bytes);
     to.maxima = take(features.size(0) * 8);
-    to.log_sums = take(features.size(0) * 8);
+    to.totals = take(features.size(0) * 8);
   }
   to.spread_parts = spread_parts.data();
   to.kl_parts = kl_parts.data();
@@ -170,7 +174,7 @@ Tensor class_complexity_backward(
       state("centers", centers, centralization), state("drift", drift, centralization), state("log_q", log_q, cmi),
       gradient.mutable_data_ptr(), gradient.stride(0), gradient.stride(1)};
   const auto run = DDFAST_DISPATCH(complexity_gradients);
-  with_scratch(plan.size(), plan.work, rows.width * (accumulator(features) == Dtype::Double ? 8 : 4),
+  with_scratch(plan.size(), plan.work, 3 * rows.width * (accumulator(features) == Dtype::Double ? 8 : 4),
                [&](void* scratch, int64_t begin, int64_t end) { run(to, scratch, begin, end); });
   return gradient;
 }

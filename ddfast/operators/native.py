@@ -1,19 +1,20 @@
-"""The cpp backend: loading ddfast._C registers its functions under the schemas declared here."""
+"""The cpp backend: loading ddfast._C registers its functions under the schemas that are declared here."""
+
+import importlib
+from types import ModuleType
 
 from ddfast.operators import backends
 from ddfast.operators.library import declare
+from ddfast.operators.schemas import SIGNATURES
+
+module: ModuleType | None = None  # ddfast._C, where it is
 
 try:
-    from ddfast import _C  # noqa: F401
+    module = importlib.import_module("ddfast._C")
+except ModuleNotFoundError:
+    backends.absent["cpp"] = "ddfast._C was not built"
 except ImportError as error:
-    backends.absent["cpp"] = f"ddfast._C is not here: {error}"
+    backends.absent["cpp"] = f"ddfast._C does not load: {error}"
 else:
-    for _operator in (
-        "class_complexity",
-        "class_complexity_backward",
-        "class_moments",
-        "moment_matching",
-        "moment_matching_to_moments",
-        "moment_matching_backward",
-    ):
+    for _operator in SIGNATURES:
         declare("cpp", _operator)
