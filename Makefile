@@ -1,4 +1,5 @@
-# install  set up .venv: PyTorch (its CPU build where there is no GPU), ddfast, what the demo and the tests need
+# install  set up .venv: PyTorch (its CPU build where there is no GPU), ddfast with its native operators where there is a
+#          C++ compiler, what the demo and the tests need
 # demo     install, then distil scikit-learn's real handwritten digits and evaluate the result
 # test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
 # bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
@@ -18,9 +19,10 @@ STAMP := $(VENV)/.installed
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py $(filter-out /dev/null,$(CONSTRAINTS))
+$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*) $(filter-out /dev/null,$(CONSTRAINTS))
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[plot,digits,test]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch 'setuptools>=77' wheel
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[plot,digits,test]'
 	@touch $@
 
 demo: $(STAMP)
@@ -35,7 +37,7 @@ test-full: $(STAMP)
 	$(BIN)/python -m pytest
 
 $(VENV)/.linted: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[lint]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[lint]'
 	@touch $@
 
 lint: $(VENV)/.linted
@@ -55,4 +57,4 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu --parts $(PARTS) $(if $(OUT),--out $(OUT))
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info ddfast/_C*.so

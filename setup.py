@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,7 +35,7 @@ NVCC_FLAGS += [f"-gencode=arch=compute_{arch},code={code}" for arch, code in GEN
 
 SPEC = importlib.util.find_spec("torch")  # found and not imported: nothing but its headers and libraries is needed
 TORCH = Path(SPEC.origin).parent if SPEC and SPEC.origin else None
-INCLUDE = [f"-isystem{TORCH}/include", f"-isystem{sysconfig.get_path('include')}", "-Icsrc"]
+INCLUDE = ["-isystem", f"{TORCH}/include", "-isystem", sysconfig.get_path("include"), "-Icsrc"]
 CXX = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
@@ -47,25 +48,25 @@ def missing(extension: str) -> str | None:
     """Why an extension is not built, None if it can be."""
     if asked("DDFAST_NO_EXTENSION"):
         return "DDFAST_NO_EXTENSION is set"
-    if platform.system() != "Linux":
-        return f"it is built on Linux alone, and this is {platform.system()}"
     if TORCH is None:
         return "PyTorch is not here to build against; install it first, then ddfast with --no-build-isolation"
+    if platform.system() != "Linux":
+        return f"it is built on Linux alone, and this is {platform.system()}"
     if CXX is None:
         return "there is no C++ compiler"
     return "there is no nvcc" if extension == "ddfast._C_cuda" and NVCC is None else None
 
 
-def extensions() -> list[Extension]:
-    """ddfast._C, and ddfast._C_cuda where there is CUDA code and CUDA is meant."""
-    wanted = {"ddfast._C": [*Path("csrc").glob("*.cpp"), *Path("csrc/cpu").glob("*.cpp")]}
+def extensions() -> Iterator[Extension]:
+    """ddfast._C, and ddfast._C_cuda where CUDA is meant; loading the former never needs the latter."""
+    sources = {"ddfast._C": [*Path("csrc").glob("*.cpp"), *Path("csrc/cpu").glob("*.cpp")]}
     if asked("FORCE_CUDA") or (TORCH and list(TORCH.glob("lib/libtorch_cuda*"))):
-        wanted["ddfast._C_cuda"] = list(Path("csrc/cuda").glob("*.cu"))
-    found = [Extension(name, sorted(map(str, sources))) for name, sources in wanted.items() if sources]
-    for extension in found:
-        if reason := missing(extension.name):
-            print(f"ddfast: {extension.name} is not built: {reason}")
-    return [extension for extension in found if missing(extension.name) is None]
+        sources["ddfast._C_cuda"] = list(Path("csrc/cuda").glob("*.cu"))
+    for name, files in sources.items():
+        if files and (reason := missing(name)):
+            print(f"ddfast: {name} is not built: {reason}")
+        elif files:
+            yield Extension(name, sorted(map(str, files)))
 
 
 class Build(build_ext):
@@ -93,20 +94,18 @@ class Build(build_ext):
     def compilations(self, source: Path) -> list[tuple[Path, list[str]]]:
         """Every object that comes of a source, with the command that makes it."""
         folder = Path(self.build_temp) / source.with_suffix("")
-        if source.suffix == ".cu":
-            return [(folder.with_suffix(".o"), [NVCC, *NVCC_FLAGS, *INCLUDE, "-c", str(source)])]
-        command = [CXX, *CXX_FLAGS, *INCLUDE, "-c", str(source)]
-        if source.stem == "bindings":
-            return [(folder.with_suffix(".o"), [*command, *self.facts()])]
+        compiler = [NVCC, *NVCC_FLAGS] if source.suffix == ".cu" else [CXX, *CXX_FLAGS]
+        command = [*compiler, *INCLUDE, "-c", str(source)]
         if source.parent.name == "cpu" and not source.stem.endswith("_op"):
             flags = {name: [*more, f"-DDDFAST_ISA={name}"] for name, more in CAPABILITIES.items()}
             return [(folder / f"{name}.o", [*command, *more]) for name, more in flags.items()]
-        return [(folder.with_suffix(".o"), command)]
+        return [(folder.with_suffix(".o"), [*command, *(self.facts() if source.stem == "bindings" else [])])]
 
     def facts(self) -> list[str]:
         """What build_info() reports, as macros."""
         done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
         facts = {"COMMIT": done.stdout.strip() or "unknown", "FLAGS": " ".join(CXX_FLAGS)}
+        facts |= {"ARCHITECTURE": platform.machine(), "INSTRUCTION_SETS": " ".join(CAPABILITIES)}
         return [f'-DDDFAST_{name}="{value}"' for name, value in facts.items()]
 
     def compile(self, target: Path, command: list[str]) -> None:
@@ -124,6 +123,6 @@ class Build(build_ext):
 setup(
     packages=["ddfast", *(f"ddfast.{name}" for name in PACKAGES)],
     package_dir={"ddfast": "ddfast", "ddfast.kernels": "kernels"},
-    ext_modules=extensions(),
+    ext_modules=list(extensions()),
     cmdclass={"build_ext": Build},
 )

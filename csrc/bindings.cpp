@@ -1,65 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
 // The module ddfast._C. Operators register themselves, in csrc/cpu/<stem>_op.cpp; here is what else Python may ask.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu/capability.h"
 
-namespace py = pybind11;
-
 namespace ddfast {
 namespace {
 
-// In the order of `Capability`, each wider than the one before.
-const char* const NAMES[] = {"portable", "avx2", "avx512"};
-
-int widest() {
+// What this machine can run of what was compiled, in the order of `Capability`.
+std::vector<std::string> capabilities() {
+  std::vector<std::string> names{"portable"};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  auto has = [](bool first, bool second, bool third, bool fourth) { return first && second && third && fourth; };
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool f16c = avx2;  // every CPU with AVX2 converts half precision as well
-  const bool avx512 = has(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512vl"),
-                          __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512dq"));
-  return f16c ? (avx512 ? 2 : 1) : 0;
-#else
-  return 0;
+  // Every processor with AVX2 and FMA converts half precision as well, which __builtin_cpu_supports cannot be asked.
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    names.push_back("avx2");
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+      names.push_back("avx512");
+  }
 #endif
+  return names;
 }
 
-std::atomic<int> current{widest()};
+std::atomic<Capability> current{Capability(capabilities().size() - 1)};
 
 void set_capability(const std::string& name) {
-  const int most = widest();
-  for (int i = 0; i <= most; ++i) {
-    if (name == NAMES[i]) {
-      current = i;
+  const std::vector<std::string> names = capabilities();
+  std::string listed;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == name) {
+      current = Capability(i);
       return;
     }
+    listed += (i ? ", " : "") + names[i];
   }
-  std::string had = NAMES[0];
-  for (int i = 1; i <= most; ++i) had += std::string(", ") + NAMES[i];
-  throw std::invalid_argument("the instruction set must be one that this machine has, " + had + "; got '" + name + "'");
+  throw std::invalid_argument("the instruction set must be one that this machine has, " + listed + ", got '" + name +
+                              "'");
+}
+
+pybind11::dict build_info() {
+  pybind11::dict info;
+#if defined(__clang__)
+  info["compiler"] = __VERSION__;
+#else
+  info["compiler"] = "GCC " __VERSION__;
+#endif
+  info["flags"] = DDFAST_FLAGS;
+  info["architecture"] = DDFAST_ARCHITECTURE;
+  info["instruction sets"] = DDFAST_INSTRUCTION_SETS;
+  info["in use"] = capabilities()[size_t(capability())];
+  info["commit"] = DDFAST_COMMIT;
+  return info;
 }
 
 }  // namespace
 
-Capability capability() { return static_cast<Capability>(current.load(std::memory_order_relaxed)); }
+Capability capability() { return current.load(std::memory_order_relaxed); }
 
 }  // namespace ddfast
 
-PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native operators of ddfast; loading it registers them with PyTorch.";
-  m.def("set_capability", &ddfast::set_capability, py::arg("name"));
-  m.def("build_info", [] {
-    py::dict info;
-    info["compiler"] = __VERSION__;
-    info["flags"] = DDFAST_FLAGS;
-    info["capabilities"] = std::vector<std::string>(std::begin(ddfast::NAMES), std::end(ddfast::NAMES)).size();
-    info["commit"] = DDFAST_COMMIT;
-    return info;
-  });
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "The native operators; loading it registers them.";
+  module.def("build_info", &ddfast::build_info, "How this was compiled, and which instruction set is in use.");
+  module.def("capabilities", &ddfast::capabilities, "The instruction sets that this machine can run.");
+  module.def("set_capability", &ddfast::set_capability, pybind11::arg("name"), "Chooses one of them, for all threads.");
+  if (const char* name = std::getenv("DDFAST_CAPABILITY")) ddfast::set_capability(name);
 }
