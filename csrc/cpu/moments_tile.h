@@ -52,12 +52,13 @@ inline V exchanged(V a, V b, Sequence<L...>) {
 
 // The sums over the lanes of `N` registers, in the lanes of one.
 template <class T, int N, int H>
-inline Vec<T> lane_sums(Vec<T>* v) {
+inline __attribute__((always_inline)) Vec<T> lane_sums(Vec<T>* v) {
   if constexpr (H == 0) {
     return v[0];
   } else {
     using Every = typename UpTo<LANES<T>>::type;
     constexpr int LEFT = N < H ? N : H;
+#pragma GCC unroll 32
     for (int i = 0; i < LEFT; ++i) {
       const Vec<T> other = v[i + H < N ? i + H : i];
       v[i] = in_place<H>(v[i], other, Every{}) + exchanged<H>(v[i], other, Every{});
@@ -67,7 +68,7 @@ inline Vec<T> lane_sums(Vec<T>* v) {
 }
 
 template <class T, int FIRST = 0>
-inline void tile_sums(Vec<T>* sums, Vec<T>* slot) {
+inline __attribute__((always_inline)) void tile_sums(Vec<T>* sums, Vec<T>* slot) {
   constexpr int LEFT = TILE * TILE - FIRST;
   if constexpr (LEFT > 0) {
     slot[FIRST / LANES<T>] = lane_sums<T, (LEFT < LANES<T> ? LEFT : LANES<T>), LANES<T> / 2>(sums + FIRST);
@@ -81,9 +82,12 @@ inline void tile_product(const T* a, const T* b, int64_t stride, int64_t count, 
   Vec<T> sums[TILE * TILE] = {};
   for (int64_t l = 0; l < count; l += LANES<T>) {
     Vec<T> x[TILE];
+#pragma GCC unroll 32
     for (int i = 0; i < TILE; ++i) x[i] = load(a + i * stride + l);
+#pragma GCC unroll 32
     for (int j = 0; j < TILE; ++j) {
       const Vec<T> y = load(b + j * stride + l);
+#pragma GCC unroll 32
       for (int i = 0; i < TILE; ++i) sums[j * TILE + i] += x[i] * y;
     }
   }
@@ -94,15 +98,17 @@ inline void tile_product(const T* a, const T* b, int64_t stride, int64_t count, 
 struct Ahead {
   const char* base = nullptr;
   const int64_t* index = nullptr;
-  int64_t row = 0, end = 0;  // of what is left
-  int64_t stride = 0, bytes = 0, at = 0;
-  int64_t lines = 0;  // with every tile
+  int64_t row = 0, end = 0;        // of what is left
+  int64_t stride = 0, lines = 0;   // of a row
+  int64_t line = 0, at_once = 0;
 
-  inline __attribute__((always_inline)) void step() {
-    for (int64_t i = 0; i < lines && row < end; ++i) {
-      __builtin_prefetch(base + (index ? index[row] : row) * stride + at, 0, 2);
-      at += 64;
-      if (at >= bytes) at = 0, ++row;
+  inline void step() {
+    for (int64_t left = at_once; left > 0 && row < end;) {
+      const char* from = base + (index ? index[row] : row) * stride;
+      const int64_t stop = line + left < lines ? line + left : lines;
+      left -= stop - line;
+      for (; line < stop; ++line) __builtin_prefetch(from + line * 64, 0, 1);
+      if (line == lines) line = 0, ++row;
     }
   }
 };
@@ -112,7 +118,7 @@ template <class T>
 void add_product(const T* y, int64_t panels, int64_t count, T scale, T* tiles, bool fresh, Ahead ahead) {
   constexpr int64_t PANEL = TILE * STRIDE<T>;
   const int64_t total = panels * (panels + 1) / 2;
-  ahead.lines = ((ahead.end - ahead.row) * up(ahead.bytes, 64) / 64 + total - 1) / total;
+  ahead.at_once = ((ahead.end - ahead.row) * ahead.lines + total - 1) / total;
   for (int64_t j0 = 0; j0 < panels; j0 += PANELS_IN_CACHE) {
     const int64_t j1 = j0 + PANELS_IN_CACHE < panels ? j0 + PANELS_IN_CACHE : panels;
     for (int64_t i = 0; i < j1; ++i) {
