@@ -12,6 +12,12 @@
 namespace ddfast {
 namespace {
 
+Segments segments_of(const Tensor& features, const std::optional<Tensor>& offsets, const std::optional<Tensor>& index,
+                     int64_t largest, int64_t classes) {
+  STD_TORCH_CHECK(features.dim() == 2, "features must have shape (N, E)");
+  return Segments(features, offsets, index, largest, classes);
+}
+
 // Each class in chunks of at most 128 rows and about 64 Ki elements.
 struct Plan {
   std::vector<Chunk> chunks;
@@ -33,8 +39,8 @@ struct Plan {
   int64_t size() const { return int64_t(chunks.size()); }
 };
 
+// Features (N, E), as the kernels read them.
 ComplexityRows rows_of(const Tensor& features, const Segments& segments, const Plan& plan) {
-  STD_TORCH_CHECK(features.dim() == 2, "features must have shape (N, E)");
   return {features.const_data_ptr(), element("features", features), features.stride(0), features.stride(1),
           features.size(1), segments.index, plan.chunks.data()};
 }
@@ -96,7 +102,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> class_complexity(
     const Tensor& features, const std::optional<Tensor>& offsets, const std::optional<Tensor>& index, int64_t largest,
     int64_t classes, double centralization, double cmi, std::optional<double> alpha, double beta,
     const std::string& reduction, bool needs_grad) {
-  const Segments segments(features, offsets, index, largest, classes);
+  const Segments segments = segments_of(features, offsets, index, largest, classes);
   const Plan plan(segments, features.size(1));
   const ComplexityRows rows = rows_of(features, segments, plan);
   const ComplexityOptions options = options_of(features, centralization, cmi, alpha, beta, reduction);
@@ -155,7 +161,7 @@ Tensor class_complexity_backward(
     const std::optional<Tensor>& index, int64_t largest, int64_t classes, const Tensor& centers, const Tensor& drift,
     const Tensor& log_q, double centralization, double cmi, std::optional<double> alpha, double beta,
     const std::string& reduction) {
-  const Segments segments(features, offsets, index, largest, classes);
+  const Segments segments = segments_of(features, offsets, index, largest, classes);
   const Plan plan(segments, features.size(1));
   const ComplexityRows rows = rows_of(features, segments, plan);
   auto state = [&](const char* name, const Tensor& tensor, double weight) -> const void* {
