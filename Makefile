@@ -2,6 +2,7 @@
 #          C++ compiler, what the demo and the tests need
 # demo     install, then distil scikit-learn's real handwritten digits and evaluate the result
 # test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
+# sanitize the native operators under GCC's sanitizers of addresses, undefined behaviour, leaks and threads
 # bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
 # gpu      all that needs a GPU, with the packages PYTHON has, no network; PARTS="tests bench" OUT=folder COMMIT=name
 #
@@ -15,7 +16,7 @@ DEMO_RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint bench bench-quick gpu clean
+.PHONY: install demo test test-full lint sanitize bench bench-quick gpu clean
 
 install: $(STAMP)
 
@@ -44,6 +45,10 @@ lint: $(VENV)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sanitize: $(STAMP)
+	PYTHON=$(BIN)/python csrc/sanitize/run thread
+	PYTHON=$(BIN)/python csrc/sanitize/run address
 
 bench: $(STAMP)
 	out=$$($(BIN)/python -m benchmarks.environment) && \

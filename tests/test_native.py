@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy
 import pytest
@@ -285,3 +286,13 @@ def test_wide_registers_are_used_in_their_own_namespace_alone():
             strays.add(function)
     assert strays == set()
     assert seen or CAPABILITIES == ["portable"]
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs GCC and its sanitizers")
+@pytest.mark.parametrize("kind", ["thread", "address"])
+def test_sanitizers_find_nothing(kind):
+    """Racing threads; memory out of bounds, undefined behaviour and leaks in the quick tests."""
+    script = Path(__file__).parents[1] / "csrc" / "sanitize" / "run"
+    done = subprocess.run([script, kind], env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

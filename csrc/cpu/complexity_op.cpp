@@ -101,7 +101,8 @@ void write(Tensor& tensor, int64_t i, double value) {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> class_complexity(
     const Tensor& features, const std::optional<Tensor>& offsets, const std::optional<Tensor>& index, int64_t largest,
     int64_t classes, double centralization, double cmi, std::optional<double> alpha, double beta,
-    const std::string& reduction, bool needs_grad) {
+    StringHandle reduction_text, bool needs_grad) {
+  const std::string reduction = text(reduction_text);
   const Segments segments = segments_of(features, offsets, index, largest, classes);
   const Plan plan(segments, features.size(1));
   const ComplexityRows rows = rows_of(features, segments, plan);
@@ -160,7 +161,8 @@ Tensor class_complexity_backward(
     const Tensor& grad, const Tensor& features, const std::optional<Tensor>& offsets,
     const std::optional<Tensor>& index, int64_t largest, int64_t classes, const Tensor& centers, const Tensor& drift,
     const Tensor& log_q, double centralization, double cmi, std::optional<double> alpha, double beta,
-    const std::string& reduction) {
+    StringHandle reduction_text) {
+  const std::string reduction = text(reduction_text);
   const Segments segments = segments_of(features, offsets, index, largest, classes);
   const Plan plan(segments, features.size(1));
   const ComplexityRows rows = rows_of(features, segments, plan);

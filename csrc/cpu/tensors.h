@@ -13,6 +13,7 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <string>
 
 #include "element.h"
 
@@ -29,6 +30,17 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, Dt
 // The dtype of sums and results.
 inline Dtype accumulator(const Tensor& features) {
   return features.scalar_type() == Dtype::Double ? Dtype::Double : Dtype::Float;
+}
+
+// The text of a str argument, which is used up. An argument of std::string leaks at every call: the conversion of PyTorch
+// 2.11 to 2.13 allocates it and returns a copy.
+inline std::string text(StringHandle argument) {
+  const std::unique_ptr<StringOpaque, AOTITorchError (*)(StringHandle)> held(argument, torch_delete_string);
+  size_t length;
+  const char* data;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(argument, &length));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(argument, &data));
+  return std::string(data, length);
 }
 
 inline Element element(const char* name, const Tensor& tensor) {
