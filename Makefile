@@ -1,6 +1,8 @@
-# install  set up .venv: PyTorch (its CPU build where there is no GPU), ddfast, what the demo and the tests need
+# install  set up .venv: PyTorch (its CPU build where there is no GPU), ddfast with its native operators where there is a
+#          C++ compiler, what the demo and the tests need
 # demo     install, then distil scikit-learn's real handwritten digits and evaluate the result
 # test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
+# sanitize the native operators under GCC's sanitizers of addresses, undefined behaviour, leaks and threads
 # bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
 # kernels  compiles every Triton kernel for GPUs that need not be there: registers, spills, tensor-core instructions
 # gpu      all that needs a GPU, with the packages PYTHON has, no network; PARTS="tests bench" OUT=folder COMMIT=name
@@ -15,13 +17,14 @@ DEMO_RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint kernels bench bench-quick gpu clean
+.PHONY: install demo test test-full lint kernels sanitize bench bench-quick gpu clean
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py $(filter-out /dev/null,$(CONSTRAINTS))
+$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*) $(filter-out /dev/null,$(CONSTRAINTS))
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[plot,digits,test]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch 'setuptools>=77' wheel
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[plot,digits,test]'
 	@touch $@
 
 demo: $(STAMP)
@@ -38,7 +41,7 @@ test-full: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k triton
 
 $(VENV)/.linted: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[lint]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[lint]'
 	@touch $@
 
 lint: $(VENV)/.linted
@@ -48,6 +51,10 @@ lint: $(VENV)/.linted
 
 kernels: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels
+
+sanitize: $(STAMP)
+	PYTHON=$(BIN)/python csrc/sanitize/run thread
+	PYTHON=$(BIN)/python csrc/sanitize/run address
 
 bench: $(STAMP)
 	out=$$($(BIN)/python -m benchmarks.environment) && \
@@ -61,4 +68,4 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu --parts $(PARTS) $(if $(OUT),--out $(OUT))
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info ddfast/_C*.so

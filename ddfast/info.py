@@ -8,7 +8,8 @@ from importlib import metadata
 import torch
 
 import ddfast
-from ddfast.operators.backends import BACKENDS, choose, refusal
+from ddfast.operators import native
+from ddfast.operators.backends import BACKENDS, absent, choose, refusal
 from ddfast.operators.schemas import SIGNATURES
 
 
@@ -16,6 +17,7 @@ def info_lines() -> Iterator[str]:
     yield f"ddfast {ddfast.__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     yield f"torch {torch.__version__}, triton {_version('triton')}, CUDA {torch.version.cuda or 'not in this PyTorch'}"
     yield f"CPU: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    yield _native()
     for number in range(torch.cuda.device_count()):
         yield f"cuda:{number}: {torch.cuda.get_device_name(number)}"
     if not torch.cuda.device_count():
@@ -32,6 +34,16 @@ def info_lines() -> Iterator[str]:
             if used:
                 yield f"  {backend} runs {', '.join(used)}"
             yield from (f"  {reason}" for reason in sorted(_refusals(backend, device)))
+
+
+def _native() -> str:
+    if native.module is None:
+        cost = "without it the losses run two to five times slower on a CPU and take several times the memory"
+        remedy = "with PyTorch and a C++ compiler here: pip install --no-build-isolation ddfast"
+        return f"native operators: {absent['cpp']}; {cost}; {remedy}"
+    info = native.module.build_info()
+    sets = f"{info['in use']} in use of {info['instruction sets']}"
+    return f"native operators: {info['compiler']} for {info['architecture']}, {sets}, commit {info['commit']}"
 
 
 def _refusals(backend: str, device: torch.device) -> set[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import ddfast
+from ddfast.operators import backends, native
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(ddfast.__file__).parent
@@ -56,6 +57,11 @@ class TestSource:
         (listed,) = [node.value for node in tree if isinstance(node, ast.Assign) and node.targets[0].id == "PACKAGES"]
         folders = {".".join(path.parent.relative_to(PACKAGE).parts) for path in MODULES}
         assert folders - {""} <= set(ast.literal_eval(listed))
+
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+    @pytest.mark.skipif(os.environ.get("DDFAST_NO_EXTENSION", "0") != "0", reason="DDFAST_NO_EXTENSION is set")
+    def test_the_native_operators_are_built_where_they_can_be(self) -> None:
+        assert native.module is not None, backends.absent["cpp"]
 
     def test_both_versions_agree(self) -> None:
         assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == ddfast.__version__

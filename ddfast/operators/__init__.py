@@ -3,14 +3,21 @@
 Importing this package registers every operator, so that none is registered on first use inside compiled code.
 """
 
+import os
 from importlib.util import find_spec
 
-from ddfast.operators import closed_form  # noqa: F401  the reference backend registers itself
+import torch
+
+from ddfast.operators import backends, closed_form, native  # noqa: F401  backends register themselves
 from ddfast.operators.complexity import class_complexity
 from ddfast.operators.matching import moment_matching
 from ddfast.operators.moments import class_moments
 
-if find_spec("triton"):
+if torch.version.cuda is None and os.environ.get("TRITON_INTERPRET") != "1":
+    backends.absent["triton"] = "this PyTorch has no CUDA, and TRITON_INTERPRET=1 is not set"
+elif find_spec("triton") is None:
+    backends.absent["triton"] = "the package triton is missing"
+else:
     from ddfast.operators import triton_complexity, triton_matching  # noqa: F401
 
 __all__ = ["class_complexity", "class_moments", "moment_matching"]

@@ -9,12 +9,14 @@ BACKENDS = ("reference", "cpp", "triton", "cuda")
 PREFERENCE = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpp", "reference")}
 
 implemented: dict[str, set[str]] = {backend: set() for backend in BACKENDS}  # backend -> its operators
+absent: dict[str, str] = {}  # backend -> why none of its operators is here
 
 
 def refusal(backend: str, operator: str, device: torch.device) -> str | None:
     """Why `backend` cannot run `operator` on tensors of `device`, in a sentence; None if it can."""
     if not implemented[backend]:
-        return f"backend {backend!r} is not part of this installation"
+        reason = f": {absent[backend]}" if backend in absent else ""
+        return f"backend {backend!r} is not here{reason}"
     if operator not in implemented[backend]:
         return f"backend {backend!r} does not implement {operator}"
     if backend == "cpp" and device.type != "cpu":

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast.operators.first_order import first_order
+from ddfast.operators.first_order import first_order, signed
 from ddfast.operators.library import overload
 from ddfast.segments import ClassSegments
 
 
+@signed
 class ClassComplexity(torch.autograd.Function):
     """The loss and its terms; the gradient flows to `features`, once."""
 
