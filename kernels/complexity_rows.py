@@ -48,13 +48,12 @@ def cells_of(rows, columns, strides):
 
 @triton.jit
 def pivot_of(features, strides, first, count, index, columns, inside):
-    """The first row of each class, 0 where it is not finite: an infinite pivot would make every mean NaN."""
+    """The first row of each class, zeros where there is none."""
     row = first
     if index is not None:
         row = tl.load(index + first, mask=count > 0, other=0)
     cells = row[:, None] * strides[0] + columns[None, :] * strides[1]
-    pivot = tl.load(features + cells, mask=(count > 0)[:, None] & inside[None, :], other=0)
-    return tl.where(tl.abs(pivot.to(tl.float32)) < float("inf"), pivot, 0)
+    return tl.load(features + cells, mask=(count > 0)[:, None] & inside[None, :], other=0)
 
 
 @triton.jit

@@ -27,8 +27,7 @@ def class_cut(num_classes: int, largest: int, width: int, float64: bool, chip: C
     splits = 1
     if largest >= 8 * rows:
         splits = max(min(chip.multiprocessors // num_classes, largest // (2 * rows), MOST_SPLITS), 1)
-    elements = classes * rows * columns
-    warps = min(max(elements // 256, 1), 8 if columns <= LARGE else 16)
+    warps = min(max(classes * rows * columns * (1 + float64) // 256, 1), 8 if rows > 1 else 16)
     options = {"CLASSES": classes, "ROWS": rows, "WIDTH": columns, "FULL": columns == width, "num_warps": warps}
     return Cut((-(-num_classes // classes), splits), options)
 
