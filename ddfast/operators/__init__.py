@@ -20,4 +20,7 @@ elif find_spec("triton") is None:
 else:
     from ddfast.operators import triton_complexity, triton_matching  # noqa: F401
 
+    if native.load_cuda():
+        from ddfast.operators import cuda_matching  # noqa: F401
+
 __all__ = ["class_complexity", "class_moments", "moment_matching"]

@@ -30,6 +30,11 @@ def declare(backend: str, operator: str) -> None:
     backends.implemented[backend].add(operator)
 
 
+def internal(schema: str) -> None:
+    """Registers the schema of an operator that only an implementation calls; native code registers its function."""
+    _library.define(schema)
+
+
 def overload(operator: str, backend: str | None, tensor: Tensor) -> Callable[..., Any]:
     """The overload that runs on `tensor`'s device."""
     return getattr(getattr(torch.ops.ddfast, operator), backends.choose(operator, tensor.device, backend))

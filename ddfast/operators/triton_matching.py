@@ -1,6 +1,6 @@
 """The triton backend of the moments and of moment matching: buffers and launches around `ddfast.kernels`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ddfast.operators.schemas import accumulator
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """Features (N, A, B, P) by class; `splits` programs share the rows of a class, at most `rows` each."""
 
     features: Tensor
@@ -39,16 +39,17 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class _Partials:
+class Partials:
     """What `moments_kernel` adds up for both sides of all classes, and how it was cut."""
 
-    real: _Side | None
-    syn: _Side
+    real: Side | None
+    syn: Side
     sums: Tensor  # (splits, K, D, P)
     products: Tensor | None  # (splits, K, TILES, BLOCK, BLOCK)
     tiling: tiling.Tiling
     precision: str
     num_classes: int
+    ticket: Tensor | None  # (1,) int32, 0: what the blocks of the CUDA reduction count themselves by
 
 
 def _precision(dtype: torch.dtype, tf32: bool) -> str:
@@ -57,7 +58,9 @@ def _precision(dtype: torch.dtype, tf32: bool) -> str:
     return "float32" if dtype == torch.float32 and not tf32 else "tf32"  # half precision fits into tf32
 
 
-def _partials(real: _Side | None, syn: _Side, num_classes: int, covariance: bool, tf32: bool) -> _Partials:
+def partials_of(
+    real: Side | None, syn: Side, num_classes: int, covariance: bool, tf32: bool, counted: bool = False
+) -> Partials:
     features = syn.features
     _, a, b, p = features.shape
     d, precision, chip = a * b, _precision(features.dtype, tf32), chip_of(features.device)
@@ -72,6 +75,9 @@ def _partials(real: _Side | None, syn: _Side, num_classes: int, covariance: bool
     dtype = accumulator(features.dtype)
     sums = features.new_empty(splits, num_classes, d, p, dtype=dtype)
     products = features.new_empty(splits, num_classes, tiles, cut.block, cut.block, dtype=dtype) if covariance else None
+    ticket = features.new_empty(1, dtype=torch.int32) if counted else None
+    if ticket is not None and splits == 0:
+        ticket.zero_()
     absent = replace(syn, splits=0)
     if real is None:
         launches = [(absent, syn)]
@@ -85,7 +91,7 @@ def _partials(real: _Side | None, syn: _Side, num_classes: int, covariance: bool
         if programs:
             moments_kernel[(programs,)](
                 left.features, left.offsets, left.index, right.features, right.offsets, right.index,
-                sums[done:], None if products is None else products[done:],
+                sums[done:], None if products is None else products[done:], ticket,
                 left.largest, left.rows, left.splits, right.largest, right.rows, right.splits,
                 num_classes, d, b, p, left.features.stride(0), right.features.stride(0), *left.inner,
                 TILES=tiles, BLOCK=cut.block, PART=tiling.PART, ROWS=cut.rows, BLOCK_P=cut.block_p,
@@ -93,11 +99,11 @@ def _partials(real: _Side | None, syn: _Side, num_classes: int, covariance: bool
                 COVARIANCE=covariance, PRECISION=precision, num_warps=cut.warps, num_stages=cut.stages,
             )  # fmt: skip
         done += left.splits + right.splits
-    return _Partials(real, syn, sums, products, cut, precision, num_classes)
+    return Partials(real, syn, sums, products, cut, precision, num_classes, ticket)
 
 
 def _merge(
-    partials: _Partials,
+    partials: Partials,
     real: str,  # features, moments or none
     moments: tuple[Tensor, Tensor, Tensor] | None,  # counts, means, covariances
     outputs: Mapping[str, Tensor | None],
@@ -140,14 +146,14 @@ def class_moments(
     dtype = accumulator(features.dtype)
     means = features.new_empty(num_classes, a * b, p, dtype=dtype)
     covariances = features.new_empty(num_classes, a * b, a * b, dtype=dtype)
-    partials = _partials(None, _Side(features, offsets, index, largest), num_classes, True, tf32)
+    partials = partials_of(None, Side(features, offsets, index, largest), num_classes, True, tf32)
     outputs = {"share": None, "centers": means, "drift": None, "mean_gap": None, "covariance_gap": covariances}
     _merge(partials, "none", None, outputs, mean=False, covariance=True, state=False)
     return means, covariances
 
 
 def _match(
-    partials: _Partials, moments: Any, mean_weight: float, covariance_weight: float, needs_grad: bool
+    partials: Partials, moments: Any, mean_weight: float, covariance_weight: float, needs_grad: bool
 ) -> tuple[Tensor, ...]:
     k, dtype, features = partials.num_classes, partials.sums.dtype, partials.syn.features
     _, a, b, p = features.shape
@@ -174,45 +180,50 @@ def _match(
     return loss, terms, *outputs.values()
 
 
-@on_device
-def moment_matching(
-    real: Tensor,
-    real_offsets: Tensor | None,
-    real_index: Tensor | None,
-    real_largest: int,
-    syn: Tensor,
-    offsets: Tensor | None,
-    index: Tensor | None,
-    largest: int,
-    num_classes: int,
-    mean_weight: float,
-    covariance_weight: float,
-    tf32: bool,
-    needs_grad: bool,
-) -> tuple[Tensor, ...]:
-    sides = _Side(real, real_offsets, real_index, real_largest), _Side(syn, offsets, index, largest)
-    partials = _partials(*sides, num_classes, covariance_weight != 0, tf32)
-    return _match(partials, None, mean_weight, covariance_weight, needs_grad)
+def matching_by(match: Callable[..., Any], counted: bool = False) -> Iterator[Callable[..., Any]]:
+    """moment_matching and moment_matching_to_moments of a backend, of which `match` does what follows the partials."""
 
+    @on_device
+    def moment_matching(
+        real: Tensor,
+        real_offsets: Tensor | None,
+        real_index: Tensor | None,
+        real_largest: int,
+        syn: Tensor,
+        offsets: Tensor | None,
+        index: Tensor | None,
+        largest: int,
+        num_classes: int,
+        mean_weight: float,
+        covariance_weight: float,
+        tf32: bool,
+        needs_grad: bool,
+    ) -> tuple[Tensor, ...]:
+        sides = Side(real, real_offsets, real_index, real_largest), Side(syn, offsets, index, largest)
+        partials = partials_of(*sides, num_classes, covariance_weight != 0, tf32, counted)
+        return match(partials, None, mean_weight, covariance_weight, needs_grad)
 
-@on_device
-def moment_matching_to_moments(
-    counts: Tensor,
-    means: Tensor,
-    covariances: Tensor,
-    syn: Tensor,
-    offsets: Tensor | None,
-    index: Tensor | None,
-    largest: int,
-    num_classes: int,
-    mean_weight: float,
-    covariance_weight: float,
-    tf32: bool,
-    needs_grad: bool,
-) -> tuple[Tensor, ...]:
-    partials = _partials(None, _Side(syn, offsets, index, largest), num_classes, covariance_weight != 0, tf32)
-    moments = (counts, means.contiguous(), covariances.contiguous())
-    return _match(partials, moments, mean_weight, covariance_weight, needs_grad)
+    @on_device
+    def moment_matching_to_moments(
+        counts: Tensor,
+        means: Tensor,
+        covariances: Tensor,
+        syn: Tensor,
+        offsets: Tensor | None,
+        index: Tensor | None,
+        largest: int,
+        num_classes: int,
+        mean_weight: float,
+        covariance_weight: float,
+        tf32: bool,
+        needs_grad: bool,
+    ) -> tuple[Tensor, ...]:
+        side = Side(syn, offsets, index, largest)
+        partials = partials_of(None, side, num_classes, covariance_weight != 0, tf32, counted)
+        moments = (counts, means.contiguous(), covariances.contiguous())
+        return match(partials, moments, mean_weight, covariance_weight, needs_grad)
+
+    yield from (moment_matching, moment_matching_to_moments)
 
 
 @on_device
@@ -250,6 +261,8 @@ def moment_matching_backward(
     )  # fmt: skip
     return gradient
 
+
+moment_matching, moment_matching_to_moments = matching_by(_match)
 
 for _operator in (class_moments, moment_matching, moment_matching_to_moments, moment_matching_backward):
     implement("triton", _operator.__name__, _operator, "CompositeExplicitAutograd")
