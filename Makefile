@@ -65,6 +65,7 @@ bench-quick: $(STAMP)
 	$(BIN)/python -m pytest benchmarks --scale quick --benchmark-quiet
 
 gpu:
+	@$(PYTHON) -c "import ddfast.kernels" 2> /dev/null || ln -sfn ../kernels ddfast/kernels
 	$(PYTHON) -m benchmarks.gpu --parts $(PARTS) $(if $(OUT),--out $(OUT))
 
 clean:

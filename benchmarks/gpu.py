@@ -56,6 +56,7 @@ class Outcome:
 
 def parts(out: Path) -> Iterator[Part]:
     yield Part("build", (sys.executable, "setup.py", "build_ext", "--inplace"), refusal=_nothing_to_build)
+    yield Part("kernels", (sys.executable, "-m", "benchmarks.kernels"), refusal=lambda: _missing("triton"))
     yield Part("tests", (*PYTEST, "tests", "-m", "not full"), refusal=lambda: _missing("pytest", "hypothesis"))
     for tool in ("memcheck", "racecheck", "initcheck"):
         kernel_tests = (*PYTEST, "tests", "-m", "not full", "-k", "triton-cuda or cuda-cuda")
@@ -65,6 +66,7 @@ def parts(out: Path) -> Iterator[Part]:
             refusal=_nothing_to_sanitize,
             variables={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # each tensor an allocation with bounds of its own
         )
+    yield Part("tune", (sys.executable, "-m", "benchmarks.tune"), refusal=_no_device)
     for stem in ("moments", "matching", "complexity"):
         results = f"--benchmark-json={out / f'operators-{stem}.json'}"
         shown = "--benchmark-columns=median,iqr,rounds"
@@ -85,9 +87,13 @@ def _nothing_to_build() -> str | None:
     return None if (environment.ROOT / "setup.py").exists() else "there is no native code to build"
 
 
+def _no_device() -> str | None:
+    return None if CUDA else "no CUDA device"
+
+
 def _nothing_to_sanitize() -> str | None:
     if not CUDA:
-        return "no CUDA device"
+        return _no_device()
     if shutil.which("compute-sanitizer") is None:
         return "compute-sanitizer not found"
     return None if implemented["triton"] or implemented["cuda"] else "there are no kernels to check"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .tables import Cut, measured
+
 OVERHEAD = 5  # rows
 PART = 32  # descriptors
 
@@ -11,6 +13,7 @@ PART = 32  # descriptors
 class Chip:
     arch: int  # 80, 90, 100
     multiprocessors: int
+    name: str = ""  # as its table is called
 
 
 class Tiling(NamedTuple):
@@ -31,27 +34,30 @@ def moments_tiling(d: int, p: int, precision: str, chip: Chip) -> Tiling:
 
     Two accumulators of a symmetric product and three products of float32 accuracy take most of them.
     """
-    largest = {"float64": 32, "float32": 128 if chip.arch >= 90 and d <= 128 else 64, "tf32": 128}[precision]
+    block = {"float64": 32, "float32": 128 if chip.arch >= 90 and d <= 128 else 64, "tf32": 128}[precision]
     step = 32 if chip.arch >= 90 and precision != "float64" else 16
-    block, block_p = _block(largest, d), min(step, power_of_two(p))
-    return Tiling(block, step // block_p, block_p, 8 if block >= 64 else 4, 3)
+    cut = Cut(block, step, 8 if block > 32 else 4, 3)
+    return _tiling(d, p, measured("moments", d, p, precision, chip.name) or cut)
+
+
+def backward_tiling(d: int, p: int, precision: str, chip: Chip) -> Tiling:
+    wide = chip.arch >= 90 and precision != "float64"
+    block, step = (128, 64) if wide else (32 if precision == "float64" else 64, 32)
+    return _tiling(
+        d, p, measured("backward", d, p, precision, chip.name) or Cut(block, step, 8 if block > 32 else 4, 3)
+    )
+
+
+def _tiling(d: int, p: int, cut: Cut) -> Tiling:
+    """A cut for features that may be smaller than it."""
+    block, block_p = min(cut.block, max(16, power_of_two(d))), min(cut.step, power_of_two(p))
+    return Tiling(block, cut.step // block_p, block_p, cut.warps if block >= 64 else min(cut.warps, 4), cut.stages)
 
 
 def merge_tiling(block: int, precision: str) -> Tiling:
     """Parts of a tile that `merge` takes: small, for there are few tiles, and most of its time is waiting for them."""
     part = min(block, PART // 2 if precision == "float64" else PART)
     return Tiling(part, 1, 16, 8 if part == PART else 4, 2)
-
-
-def backward_tiling(d: int, p: int, precision: str, chip: Chip) -> Tiling:
-    wide = chip.arch >= 90 and precision != "float64"
-    largest, step = (128, 64) if wide else (32 if precision == "float64" else 64, 32)
-    block, block_p = _block(largest, d), min(step, power_of_two(p))
-    return Tiling(block, step // block_p, block_p, 8 if block >= 64 else 4, 3)
-
-
-def _block(largest: int, d: int) -> int:
-    return min(largest, max(16, power_of_two(d)))
 
 
 def pieces(d: int, block: int, triangle: bool) -> int:

@@ -1,12 +1,13 @@
 """What is the Triton kernels' own: how work is cut, and how accurate split products are, which no interpreter shows."""
 
 import itertools
+import json
 
 import pytest
 import torch
 import triton
 import triton.language as tl
-from ddfast.kernels import tiling
+from ddfast.kernels import tables, tiling
 from ddfast.kernels.moments import round_to_tf32, triangle
 from oracle import (
     INTERPRETED,
@@ -20,6 +21,9 @@ from oracle import (
     uniform,
 )
 
+from benchmarks import tune
+from benchmarks.clock import HostClock
+from benchmarks.workloads import WORKLOADS
 from ddfast import ClassMoments
 
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.operators("moment_matching", "moment_matching_backward")]
@@ -141,6 +145,51 @@ def test_rounding_in_the_kernel_is_the_one_followed_above():
     helpers_kernel[(1,)](x, out, pairs)
     assert torch.equal(out, tf32(x))
     assert [tuple(pair) for pair in pairs.tolist()] == [(i, j) for j in range(16) for i in range(j + 1)]
+
+
+def test_what_was_measured_on_a_gpu_is_used_there(tmp_path, monkeypatch):
+    row = {
+        "kernel": "moments",
+        "d": 128,
+        "p": 16,
+        "precision": "float32",
+        "block": 64,
+        "step": 16,
+        "warps": 4,
+        "stages": 2,
+    }
+    far = {**row, "d": 1024, "p": 8, "block": 128}
+    (tmp_path / "some-gpu.json").write_text(json.dumps([row, far]))
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    here, elsewhere = tiling.Chip(90, 132, "some-gpu"), tiling.Chip(90, 132, "another-gpu")
+    assert tiling.moments_tiling(128, 16, "float32", here) == tiling.Tiling(64, 1, 16, 4, 2)
+    assert tiling.moments_tiling(128, 4, "float32", here) == tiling.Tiling(64, 4, 4, 4, 2)  # the nearest shape
+    assert tiling.moments_tiling(512, 8, "float32", here).block == 128
+    for other in ((128, 1, "float32", here), (128, 16, "tf32", here), (128, 16, "float32", elsewhere)):
+        assert tables.measured("moments", *other[:3], other[3].name) is None
+    assert tiling.backward_tiling(128, 16, "float32", here) == tiling.backward_tiling(128, 16, "float32", elsewhere)
+
+
+@on_triton
+def test_tuning_keeps_the_fastest_of_what_is_right(monkeypatch):
+    workload = WORKLOADS["c10-ipc10"].at("quick")
+    cuts = [tables.Cut(16, 16, 4, 2), tables.Cut(32, 32, 4, 2), tables.Cut(7, 5, 4, 2)]  # no power of two: refused
+    monkeypatch.setattr(tune, "SPACE", {"moments": cuts})
+    times = itertools.chain([3.0, 2.0, 1.0], itertools.repeat(0.0))
+    monkeypatch.setattr(HostClock, "fastest", lambda *_: next(times))
+    (row,) = tune.tune(workload, "float32", torch.device(DEVICE))
+    assert row == {"kernel": "moments", "d": 4, "p": 16, "precision": "float32", **cuts[1]._asdict()}
+
+
+@on_triton
+def test_means_keep_what_rounding_took_off_them():
+    """At mean/spread 1e3 float32 means are off by 6e-5 of the spread, and their difference with them."""
+    b = batch((6, 4), mean=1e3).to(torch.float32)
+    dm = next(loss for loss in MATCHING if loss.name == "dm")
+    value, gradient = differentiate(dm.of(b.to(DEVICE), "triton"), b.syn.to(DEVICE))
+    exact, exact_gradient = dm.expected(b.exact())
+    assert frobenius(value, exact) < 1e-6
+    assert frobenius(gradient, exact_gradient) < 1e-6
 
 
 def test_work_is_cut_to_fill_the_chip():

@@ -17,6 +17,8 @@ if torch.version.cuda is None and os.environ.get("TRITON_INTERPRET") != "1":
     backends.absent["triton"] = "this PyTorch has no CUDA, and TRITON_INTERPRET=1 is not set"
 elif find_spec("triton") is None:
     backends.absent["triton"] = "the package triton is missing"
+elif find_spec("ddfast.kernels") is None:
+    backends.absent["triton"] = "ddfast.kernels is missing: install ddfast, or link kernels/ into ddfast/"
 else:
     from ddfast.operators import triton_complexity, triton_matching  # noqa: F401
 

@@ -1,7 +1,5 @@
 """The cuda backend of moment matching: Triton's moments, merged and compared by one CUDA launch of ddfast._C_cuda."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

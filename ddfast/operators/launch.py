@@ -1,6 +1,7 @@
 """What every launch of a Triton kernel needs to know of the device."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ def chip_of(device: torch.device) -> Chip:
     if device.type != "cuda":
         return Chip(90, 8)
     properties = torch.cuda.get_device_properties(device)
-    return Chip(10 * properties.major + properties.minor, properties.multi_processor_count)
+    name = re.sub(r"[^a-z0-9]+", "-", properties.name.lower()).strip("-")
+    return Chip(10 * properties.major + properties.minor, properties.multi_processor_count, name)
 
 
 def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
