@@ -41,8 +41,7 @@ def sums_of(
         if CENTER:
             shift += z - pivot[:, None, :]
         if INFORM:
-            p, _ = softmax(z, member, inside)
-            mass += p
+            mass += softmax(z, member, inside)
     return tl.sum(shift, 1), tl.sum(mass, 1)
 
 
@@ -170,8 +169,7 @@ def class_terms(
             else:
                 spread += squared
         if INFORM:
-            p, log_p = softmax(z, member, inside)
-            summands = divergence(p, log_p, log_of_q)
+            summands = divergence(softmax(z, member, inside), log_of_q)
             kl += tl.sum(summands, 2) if WIDE else summands
 
     part = k * splits + tl.program_id(1)

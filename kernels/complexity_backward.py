@@ -70,8 +70,8 @@ def row_gradient(
                 offset = pull(tl.sum(offset * offset, 2), alpha, beta)[:, :, None] * offset
             total += 2 * centralization_weight * (offset - mean_pull[:, None, :])
         if INFORM:
-            p, log_p = softmax(z, member, inside)
-            summands = divergence(p, log_p, log_of_q)
+            p = softmax(z, member, inside)
+            summands = divergence(p, log_of_q)
             total += cmi_weight * (summands - p * tl.sum(summands, 2)[:, :, None])
         total *= upstream[:, None, None]
 
