@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 from ddfast.kernels import tables, tiling
+from ddfast.kernels.matching import sum_kernel
 from ddfast.kernels.moments import round_to_tf32, triangle
 from oracle import (
     INTERPRETED,
@@ -179,6 +180,16 @@ def test_tuning_keeps_the_fastest_of_what_is_right(monkeypatch):
     monkeypatch.setattr(HostClock, "fastest", lambda *_: next(times))
     (row,) = tune.tune(workload, "float32", torch.device(DEVICE))
     assert row == {"kernel": "moments", "d": 4, "p": 16, "precision": "float32", **cuts[1]._asdict()}
+
+
+@on_triton
+def test_terms_are_the_sums_of_all_squares():
+    squares = torch.rand(2, 3001, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(DEVICE)
+    loss, terms = squares.new_empty(()), squares.new_empty(2)
+    options = {"BLOCK": 1024, "MEAN": True, "COVARIANCE": True, "SUM": tl.float64}
+    sum_kernel[(1,)](squares, loss, terms, 0.3, 0.7, squares.shape[1], **options)
+    assert_close(terms, squares.sum(1))
+    assert_close(loss, 0.3 * squares[0].sum() + 0.7 * squares[1].sum())
 
 
 @on_triton
