@@ -151,10 +151,10 @@ double finish_mean(const Finish& f) {
 }
 
 double finish_covariance(const Finish& f, int64_t begin, int64_t end) {
-  const auto run = f.element == Element::float64
-                       ? (f.other == Element::float64 ? finish_covariance_as<double, double> : finish_covariance_as<double, float>)
-                       : (f.other == Element::float64 ? finish_covariance_as<float, double> : finish_covariance_as<float, float>);
-  return run(f, begin, end);
+  const bool wide = f.other == Element::float64;
+  if (f.element == Element::float64)
+    return (wide ? finish_covariance_as<double, double> : finish_covariance_as<double, float>)(f, begin, end);
+  return (wide ? finish_covariance_as<float, double> : finish_covariance_as<float, float>)(f, begin, end);
 }
 
 }  // namespace ddfast::DDFAST_ISA
