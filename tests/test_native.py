@@ -90,9 +90,10 @@ def test_every_number_of_half_precision(capability, dtype):
 
     pair = torch.stack([numbers, -numbers])  # their mean is 0, and the gradient 2·z
     state = run(pair, None, None, 2, 1, *options, True)[2:]
-    upstream = torch.tensor(1 / 3)
-    gradient = back(upstream, pair, None, None, 2, 1, *state, *options)
-    assert torch.equal(gradient, (upstream * (2 * pair.float())).to(dtype))
+    ties = (1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-11, 1 + 3 * 2**-11)
+    for upstream in torch.tensor([1 / 3, *ties]):
+        gradient = back(upstream, pair, None, None, 2, 1, *state, *options)
+        assert torch.equal(gradient, (upstream * (2 * pair.float())).to(dtype))
 
 
 @every_capability

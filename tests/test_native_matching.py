@@ -170,3 +170,12 @@ def test_a_cut_class_with_an_infinity_or_an_outlier(threads):
     assert covariances[0, 3, 3].isnan()
     assert covariances[1].isfinite().all()
     assert matched(b, "cpp", mean_weight=0.0)[0].isnan()
+
+
+@pytest.mark.parametrize("row", [(0, 3), (3, 0), (0,)], ids=str)
+def test_maps_without_elements(row):
+    b = batch(row)
+    for actual, expected in zip(matched(b, "cpp"), matched(b, "reference"), strict=True):
+        assert torch.equal(actual, expected)
+    for actual, expected in zip(moments(b, "cpp"), moments(b, "reference"), strict=True):
+        assert torch.equal(actual, expected)

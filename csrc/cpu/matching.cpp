@@ -52,7 +52,8 @@ void multiply_rows(const T* delta, const T* y, int64_t descriptors, int64_t coun
 
 // Rows `d` to `d + rows` of Delta·Y, of which `rows` is at most R.
 template <int R, class T>
-void multiply_some(const T* delta, int64_t descriptors, int64_t d, int64_t rows, const T* y, int64_t count, T* packed, T* to) {
+void multiply_some(const T* delta, int64_t descriptors, int64_t d, int64_t rows, const T* y, int64_t count, T* packed,
+                   T* to) {
   if constexpr (R > 0) {
     if (rows < R) return multiply_some<R - 1>(delta, descriptors, d, rows, y, count, packed, to);
     for (int64_t e = 0; e < descriptors; ++e)
@@ -125,7 +126,8 @@ void unpack_transposed(const Target<T>& target, const Block& b, const T* g, T pu
 template <class T>
 const T* in_order(const T* array, const Block& b, T* turned) {
   if (!b.layout.descriptors_inside) return array + b.first;
-  exchange(array + b.first, b.layout.descriptors, b.length, b.maps.positions, turned, up(b.layout.descriptors, LANES<T>));
+  const int64_t descriptors = b.layout.descriptors;
+  exchange(array + b.first, descriptors, b.length, b.maps.positions, turned, up(descriptors, LANES<T>));
   return turned;
 }
 

@@ -65,15 +65,16 @@ Matched match(const Tensor& syn, std::vector<Side> sides, double mean_weight, do
   const State drift(syn, needs_grad && covariance, classes, {descriptors, positions});
   const State mean_gap(syn, needs_grad && mean, classes, {descriptors, positions});
   const State covariance_gap(syn, needs_grad && covariance, classes, {descriptors, descriptors});
+  const bool any = descriptors * positions > 0 && (mean || covariance);
   const auto matched = [&](int64_t k) { return segments.count(k) > 0 && real_count(k) > 0; };
   for (int64_t k = 0; k < classes; ++k) {
     if (needs_grad) put(share.tensor, k, matched(k) ? 1 / double(segments.count(k)) : 0);
-    if (matched(k) && (mean || covariance)) continue;
+    if (matched(k) && any) continue;
     for (const State* state : {&centers, &drift, &mean_gap, &covariance_gap}) state->clear(k);
   }
 
   std::vector<double> squares(2 * classes);
-  if (mean || covariance) {
+  if (any) {
     Moments moments(std::move(sides), classes, covariance, matched);
     moments.run(
         [&](int64_t k) {
@@ -126,7 +127,8 @@ Matched moment_matching_to_moments(const Tensor& counts, const Tensor& means, co
   STD_TORCH_CHECK(mean.numel() == classes * descriptors * maps.positions, "means must have shape (K, D, P)");
   STD_TORCH_CHECK(covariance.numel() == classes * descriptors * descriptors, "covariances must have shape (K, D, D)");
   const Element other = element("means", mean);
-  STD_TORCH_CHECK((other == Element::float32 || other == Element::float64) && element("covariances", covariance) == other,
+  STD_TORCH_CHECK((other == Element::float32 || other == Element::float64) &&
+                      element("covariances", covariance) == other,
                   "means and covariances must both be float32 or both float64");
   const int64_t item = mean.element_size();
   const auto* from = static_cast<const char*>(mean.const_data_ptr());
@@ -166,13 +168,13 @@ Tensor moment_matching_backward(const Tensor& grad, const Tensor& syn, const std
     const bool pull = covariance_weight != 0 && scale != 0, push = mean_weight != 0 && scale != 0;
     classes_of[k] = {{&maps, segments.index, segments.first(k), segments.first(k) + segments.count(k)}, &to,
                      of(centers, pull, k, mean_size), of(drift, pull, k, mean_size), of(mean_gap, push, k, mean_size),
-                     of(covariance_gap, pull, k, descriptors * descriptors), 4 * covariance_weight * scale * get(grad, 0),
-                     2 * mean_weight * scale * get(grad, 0), nullptr};
+                     of(covariance_gap, pull, k, descriptors * descriptors),
+                     4 * covariance_weight * scale * get(grad, 0), 2 * mean_weight * scale * get(grad, 0), nullptr};
   }
   const auto run = DDFAST_DISPATCH(gradient);
   const int64_t bytes = DDFAST_DISPATCH(gradient_scratch)(maps.element, descriptors, maps.positions);
   const int64_t work = mean_size * (covariance_weight != 0 ? 1 + descriptors / 8 : 1);
-  parallel(syn.size(0), work, [&](int64_t begin, int64_t end) {
+  parallel(mean_size > 0 ? syn.size(0) : 0, work, [&](int64_t begin, int64_t end) {
     const Memory scratch = memory(bytes);
     for (Gradient part : classes_of) {
       part.rows.begin = std::max(part.rows.begin, begin);

@@ -35,7 +35,8 @@ Ahead ahead_of(const Rows& rows, int64_t begin, int64_t end, int64_t item) {
   const Maps& m = *rows.maps;
   const int64_t span = (m.a - 1) * m.stride_a + (m.b - 1) * m.stride_b + (m.positions - 1) * m.stride_p + 1;
   if (span > 2 * m.a * m.b * m.positions) return {};
-  return {static_cast<const char*>(m.data), rows.index, begin, least(end, rows.end), m.stride_n * item, up(span * item, 64) / 64};
+  const int64_t lines = up(span * item, 64) / 64;
+  return {static_cast<const char*>(m.data), rows.index, begin, least(end, rows.end), m.stride_n * item, lines};
 }
 
 // The mean of the leading rows, 0 where it is not finite: an infinite row shall give an infinite mean and not a NaN.

@@ -61,7 +61,7 @@ struct Finish {
   const Sums* parts;  // partial sums of the class, added up in this order; the first ones are overwritten
   int64_t number;
   int64_t rows[2];  // of the class; rows[1] is 0 where there is no real side
-  Element other;    // float32 or float64, of the real moments
+  Element other;    // of the real moments
   const void* other_mean;        // (D, P) to subtract
   const void* other_covariance;  // (D, D) to subtract, symmetric
   void* mean;                    // (D, P) of side 0, rounded,

@@ -73,20 +73,31 @@ double finish_mean_as(const Finish& f) {
   return total;
 }
 
-// What every lane of a tile counts for in a sum over the whole matrix: an element off the diagonal stands for two.
-template <class T>
-double weighted_squares(const Vec<T>* slot, double weight) {
-  using Wide = typename VectorOf<double, LANES<T>>::type;
-  Wide sums{};
-  for (int v = 0; v < SLOT<T> / LANES<T>; ++v) {
-    Wide x = __builtin_convertvector(slot[v], Wide);
-    for (int l = 0; l < LANES<T>; ++l)
-      if (v * LANES<T> + l >= TILE * TILE) x[l] = 0;
-    sums += x * x;
+// How often the element in each lane of a tile occurs in the whole matrix: twice, but for the diagonal.
+template <bool DIAGONAL>
+struct Occurs {
+  double times[SLOT<float> + SLOT<double>] = {};
+
+  constexpr Occurs() {
+    for (int j = 0; j < TILE; ++j)
+      for (int i = 0; i < (DIAGONAL ? j + 1 : TILE); ++i) times[j * TILE + i] = DIAGONAL && i == j ? 1 : 2;
   }
-  double sum = 0;
-  for (int l = 0; l < LANES<T>; ++l) sum += sums[l];
-  return weight * sum;
+};
+constexpr Occurs<true> DIAGONAL_OCCURS;
+constexpr Occurs<false> OCCURS;
+
+template <class T>
+double squares_of(const T* tile, const double* times) {
+  using Narrow = typename VectorOf<T, LANES<double>>::type;
+  Vec<double> sums{};
+#pragma GCC unroll 32
+  for (int64_t l = 0; l < SLOT<T>; l += LANES<double>) {
+    Narrow narrow;
+    __builtin_memcpy(&narrow, tile + l, sizeof(narrow));
+    const Vec<double> x = __builtin_convertvector(narrow, Vec<double>), factor = load(times + l);
+    sums += factor == 0 ? factor : factor * x * x;  // a lane that counts for nothing may hold anything
+  }
+  return sum<double>(sums);
 }
 
 // Sigma = T − (S/N)(S/N)^T, less the other's, and its squares; written on both sides of the diagonal.
@@ -102,7 +113,7 @@ double finish_covariance_as(const Finish& f, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     for (int64_t j = i; j < panels; ++j) {
       Vec<T> slot[SLOT<T> / LANES<T>];
-      tile_product(left + i * TILE * stride, right + j * TILE * stride, stride, stride, slot);
+      tile_product<false>(left + i * TILE * stride, right + j * TILE * stride, stride, stride, slot);
       for (int64_t k = 0; k < f.number; ++k) {
         const T* part = static_cast<const T*>(f.parts[k].tiles) + tile_index(panels, i, j) * SLOT<T>;
         for (int v = 0; v < SLOT<T> / LANES<T>; ++v) slot[v] += load(part + v * LANES<T>);
@@ -115,17 +126,16 @@ double finish_covariance_as(const Finish& f, int64_t begin, int64_t end) {
         for (int c = 0; c < columns; ++c)
           for (int r = 0; r < rows; ++r)
             tile[c * TILE + r] = T(R(tile[c * TILE + r]) - R(other[(i * TILE + r) * n + j * TILE + c]));
-        for (int v = 0; v < SLOT<T> / LANES<T>; ++v) slot[v] = load(tile + v * LANES<T>);
       }
-      squares += weighted_squares<T>(slot, i == j ? 1.0 : 2.0);
+      squares += squares_of(tile, i == j ? DIAGONAL_OCCURS.times : OCCURS.times);
       if (!to) continue;
       T *upper = to + i * TILE * n + j * TILE, *lower = to + j * TILE * n + i * TILE;
-      if (rows == TILE && columns == TILE) {
+      if (i < j && columns == TILE) {
         for (int c = 0; c < TILE; ++c)
           for (int r = 0; r < TILE; ++r) upper[r * n + c] = lower[c * n + r] = tile[c * TILE + r];
       } else {
         for (int c = 0; c < columns; ++c)
-          for (int r = 0; r < rows; ++r) upper[r * n + c] = lower[c * n + r] = tile[c * TILE + r];
+          for (int r = 0; r < (i == j ? c + 1 : rows); ++r) upper[r * n + c] = lower[c * n + r] = tile[c * TILE + r];
       }
     }
   }
@@ -141,10 +151,10 @@ double finish_mean(const Finish& f) {
 }
 
 double finish_covariance(const Finish& f, int64_t begin, int64_t end) {
-  const auto run = f.element == Element::float64
-                       ? (f.other == Element::float64 ? finish_covariance_as<double, double> : finish_covariance_as<double, float>)
-                       : (f.other == Element::float64 ? finish_covariance_as<float, double> : finish_covariance_as<float, float>);
-  return run(f, begin, end);
+  const bool wide = f.other == Element::float64;
+  if (f.element == Element::float64)
+    return (wide ? finish_covariance_as<double, double> : finish_covariance_as<double, float>)(f, begin, end);
+  return (wide ? finish_covariance_as<float, double> : finish_covariance_as<float, float>)(f, begin, end);
 }
 
 }  // namespace ddfast::DDFAST_ISA

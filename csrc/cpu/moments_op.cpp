@@ -19,12 +19,14 @@ std::tuple<Tensor, Tensor> class_moments(const Tensor& features, const std::opti
   Tensor covariances = empty(features, {classes, descriptors, descriptors}, dtype);
   char* mean = static_cast<char*>(means.mutable_data_ptr());
   char* covariance = static_cast<char*>(covariances.mutable_data_ptr());
+  const auto wanted = [&](int64_t k) { return mean_size > 0 && segments.count(k) > 0; };
   for (int64_t k = 0; k < classes; ++k) {
-    if (segments.count(k) > 0) continue;
+    if (wanted(k)) continue;
     std::memset(mean + k * mean_size * item, 0, mean_size * item);
     std::memset(covariance + k * covariance_size * item, 0, covariance_size * item);
   }
-  Moments moments({{maps, &segments}}, classes, true, [&](int64_t k) { return segments.count(k) > 0; });
+  if (mean_size == 0) return {means, covariances};
+  Moments moments({{maps, &segments}}, classes, true, wanted);
   moments.run(
       [&](int64_t k) {
         Finish finish{};

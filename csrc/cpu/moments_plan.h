@@ -44,8 +44,11 @@ class Moments {
       thread.scratch = take(bytes, sizes_.scratch);
       thread.left = take(bytes, products ? sides_.size() * sizes_.array : 0);
       thread.right = take(bytes, products ? sides_.size() * sizes_.array : 0);
-      thread.sums = take(bytes, sums_bytes());
-      for (Part& part : thread.parts) part.sums = part.whole ? thread.sums : take(bytes, sums_bytes());
+      int64_t shared = -1;  // by all classes that are finished before the next one
+      for (Part& part : thread.parts) {
+        if (!part.whole || shared < 0) part.sums = take(bytes, sums_bytes());
+        if (part.whole) part.sums = shared = shared < 0 ? part.sums : shared;
+      }
     }
     memory_ = memory(bytes);
   }
@@ -96,7 +99,7 @@ class Moments {
   };
   struct Thread {
     std::vector<Part> parts;
-    int64_t scratch, left, right, sums;
+    int64_t scratch, left, right;
   };
   struct Cut {
     int64_t k;

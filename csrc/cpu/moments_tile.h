@@ -18,7 +18,7 @@ constexpr int TILE = BYTES == 64 ? 5 : 3;  // TILE² sums and TILE + 1 operands 
 // Columns of packed rows. As many as keep the cost of adding up lanes small, and a block of 128 rows within a core's
 // cache; a row's stride is odd in cache lines, so that the rows of a tile do not fall upon one another.
 template <class T>
-constexpr int64_t COLUMNS = 4096 / sizeof(T);
+constexpr int64_t COLUMNS = 2048 / sizeof(T);
 template <class T>
 constexpr int64_t STRIDE = COLUMNS<T> + 64 / sizeof(T);
 
@@ -76,8 +76,9 @@ inline __attribute__((always_inline)) void tile_sums(Vec<T>* sums, Vec<T>* slot)
   }
 }
 
-// One tile over `count` columns, a multiple of LANES; element (i, j) in lane j·TILE + i.
-template <class T>
+// One tile over `count` columns, a multiple of LANES; element (i, j) in lane j·TILE + i. On the diagonal i <= j alone,
+// and something in the other lanes.
+template <bool DIAGONAL, class T>
 inline void tile_product(const T* a, const T* b, int64_t stride, int64_t count, Vec<T>* slot) {
   Vec<T> sums[TILE * TILE] = {};
   for (int64_t l = 0; l < count; l += LANES<T>) {
@@ -88,7 +89,7 @@ inline void tile_product(const T* a, const T* b, int64_t stride, int64_t count, 
     for (int j = 0; j < TILE; ++j) {
       const Vec<T> y = load(b + j * stride + l);
 #pragma GCC unroll 32
-      for (int i = 0; i < TILE; ++i) sums[j * TILE + i] += x[i] * y;
+      for (int i = 0; i < (DIAGONAL ? j + 1 : TILE); ++i) sums[j * TILE + i] += x[i] * y;
     }
   }
   tile_sums<T>(sums, slot);
@@ -125,7 +126,11 @@ void add_product(const T* y, int64_t panels, int64_t count, T scale, T* tiles, b
       for (int64_t j = i > j0 ? i : j0; j < j1; ++j) {
         ahead.step();
         Vec<T> sums[SLOT<T> / LANES<T>];
-        tile_product(y + i * PANEL, y + j * PANEL, STRIDE<T>, count, sums);
+        if (i == j) {
+          tile_product<true>(y + i * PANEL, y + j * PANEL, STRIDE<T>, count, sums);
+        } else {
+          tile_product<false>(y + i * PANEL, y + j * PANEL, STRIDE<T>, count, sums);
+        }
         T* slot = tiles + tile_index(panels, i, j) * SLOT<T>;
         for (int v = 0; v < SLOT<T> / LANES<T>; ++v) {
           const Vec<T> scaled = scale * sums[v];
