@@ -506,7 +506,7 @@ def test_a_backend_that_cannot_run_here_says_why(function, name):
 
 def test_a_backend_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setitem(backends.implemented, "cpp", set())
-    with pytest.raises(NotImplementedError, match="backend 'cpp' is not part of this installation"):
+    with pytest.raises(NotImplementedError, match="backend 'cpp' is not here"):
         match_on("cpp")
 
 
