@@ -14,15 +14,18 @@ from ddfast.operators.matching import moment_matching
 from ddfast.operators.moments import class_moments
 
 if torch.version.cuda is None and os.environ.get("TRITON_INTERPRET") != "1":
-    backends.absent["triton"] = "this PyTorch has no CUDA, and TRITON_INTERPRET=1 is not set"
+    reason = "this PyTorch has no CUDA, and TRITON_INTERPRET=1 is not set"
 elif find_spec("triton") is None:
-    backends.absent["triton"] = "the package triton is missing"
+    reason = "the package triton is missing"
 elif find_spec("ddfast.kernels") is None:
-    backends.absent["triton"] = "ddfast.kernels is missing: install ddfast, or link kernels/ into ddfast/"
+    reason = "ddfast.kernels is missing: install ddfast, or link kernels/ into ddfast/"
 else:
+    reason = ""
     from ddfast.operators import triton_complexity, triton_matching  # noqa: F401
 
     if native.load_cuda():
         from ddfast.operators import cuda_matching  # noqa: F401
+if reason:
+    backends.absent |= {"triton": reason, "cuda": reason}
 
 __all__ = ["class_complexity", "class_moments", "moment_matching"]
