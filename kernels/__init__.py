@@ -1,1 +1,1 @@
-"""Triton kernels, installed as `ddfast.kernels`: one file for each operator, and none imports the rest of the package."""
+"""Triton kernels, installed as `ddfast.kernels`: one file for each operator; none imports the rest of the package."""
