@@ -51,6 +51,7 @@ lint: $(VENV)/.linted
 
 kernels: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels
+	@if command -v nvcc > /dev/null; then $(BIN)/python -m benchmarks.kernels --cuda; else echo 'no nvcc: csrc/cuda is not compiled'; fi
 
 sanitize: $(STAMP)
 	PYTHON=$(BIN)/python csrc/sanitize/run thread

@@ -2,6 +2,7 @@
 
     python -m benchmarks.kernels            prints the table of registers, spills and tensor-core instructions
     python -m benchmarks.kernels --write    ... into docs/kernels.md
+    python -m benchmarks.kernels --cuda     what nvcc makes of csrc/cuda, by the flags of setup.py
 
 The operators themselves run, on tensors without memory, and what they would launch is compiled instead: so the table
 shows the configurations that a GPU would get. Exits 1 if a kernel spills or uses the stack, needs more shared memory
@@ -9,7 +10,9 @@ than a block may have, or has a product that did not become a tensor-core instru
 """
 
 import argparse
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,8 +40,12 @@ CHIPS = {"A100": Chip(80, 108), "H100": Chip(90, 132), "B200": Chip(100, 148)}
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+FEATURES = {"ff": "float32", "dd": "float64", "f6__half": "float16", "f13__nv_bfloat16": "bfloat16"}  # as mangled
+PTXAS = (
+    r"entry function '(\S+)' for '(\w+)'[\s\S]*?"
+    r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads[\s\S]*?Used (\d+) registers"
+)
 PRODUCTS = r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|DMMA)\b"
-BEGIN, END = "<!-- kernels:begin -->", "<!-- kernels:end -->"
 
 
 @dataclass(frozen=True)
@@ -196,20 +203,39 @@ def table(names: list[str]) -> Iterator[tuple[str, bool]]:
                     yield f"| {' | '.join(map(str, cells))} |", bool(complaints)
 
 
+def cuda_table() -> Iterator[tuple[str, bool]]:
+    """Builds ddfast._C_cuda for every architecture and reads what ptxas says of each kernel."""
+    for made in ROOT.glob("build/temp*/csrc/cuda"):  # what was compiled before says nothing again
+        shutil.rmtree(made)
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    built = subprocess.run(command, cwd=ROOT, env=os.environ | {"FORCE_CUDA": "1"}, capture_output=True, text=True)
+    said = built.stdout + built.stderr
+    if built.returncode or "is not built" in said or not re.search(PTXAS, said):
+        raise SystemExit(f"ddfast._C_cuda was not built:\n{said}")
+    yield "| kernel | architecture | registers | stack | spill stores | spill loads |", False
+    yield "|---|---|--:|--:|--:|--:|", False
+    for name, arch, stack, stores, loads, registers in re.findall(PTXAS, said):
+        (types,) = re.findall(r"match\w*?I(.*?)E", name)
+        bad = any(int(count) for count in (stack, stores, loads))
+        yield f"| match<{FEATURES[types]}> | {arch} | {registers} | {stack} | {stores} | {loads} |", bad
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=list(WORKLOADS))
     options = parser.parse_args()
     lines, failures = [], 0
-    for line, failed in table(options.workloads):
+    for line, failed in cuda_table() if options.cuda else table(options.workloads):
         print(line, flush=True)
         lines.append(line)
         failures += failed
     if options.write:
         path = ROOT / "docs" / "kernels.md"
-        head, rest = path.read_text().split(BEGIN)
-        path.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
+        begin, end = (f"<!-- {'cuda' if options.cuda else 'triton'}:{word} -->" for word in ("begin", "end"))
+        head, rest = path.read_text().split(begin)
+        path.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{rest.partition(end)[2]}")
     print(f"{failures} of {len(lines) - 2} fail")
     return int(failures > 0)
 
