@@ -54,9 +54,9 @@ class TestSource:
 
     def test_every_folder_with_code_is_installed(self) -> None:
         tree = ast.parse((ROOT / "setup.py").read_text("utf-8")).body
-        (listed,) = [node.value for node in tree if ast.unparse(node).startswith("PACKAGES = ")]
+        assigned = {ast.unparse(node.targets[0]): node.value for node in tree if isinstance(node, ast.Assign)}
         folders = {".".join(path.parent.relative_to(PACKAGE).parts) for path in MODULES}
-        assert folders - {""} <= set(ast.literal_eval(listed))
+        assert folders - {""} <= set(ast.literal_eval(assigned["PACKAGES"]))
 
     @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
     @pytest.mark.skipif(os.environ.get("DDFAST_NO_EXTENSION", "0") != "0", reason="DDFAST_NO_EXTENSION is set")

@@ -142,8 +142,10 @@ void means(const ComplexityForward& to, int64_t k) {
   }
   if (to.options.cmi != 0) {
     A* log_q = static_cast<A*>(to.log_q) + k * width;
-    mean<A>(to, k, to.q_parts, [&](int64_t j, auto lanes, Vec<A> q) {
-      // Where Q underflows so does P, and any finite logarithm will do.
+    if (to.first_chunk[k] == to.first_chunk[k + 1]) clear(log_q, width);
+    else mean<A>(to, k, to.q_parts, [&](int64_t j, auto lanes, Vec<A> q) {
+      // Where Q underflows so does P, and any finite logarithm will do. Q takes the place of its first part.
+      store(static_cast<A*>(to.q_parts) + to.first_chunk[k] * width + j, q, lanes);
       store(log_q + j, q == 0 ? Vec<A>{} : log_of_positive(rest(q, lanes, 1)), lanes);
     });
   }
@@ -157,6 +159,7 @@ void distances(const ComplexityForward& to, A* scratch, const Chunk& chunk, int6
   const bool drifts = to.needs_drift && centralize, weighs = to.options.exponential;
   const A* center = static_cast<const A*>(to.centers) + chunk.k * width;
   const A* log_q = static_cast<const A*>(to.log_q) + chunk.k * width;
+  const A* q = static_cast<const A*>(to.q_parts) + to.first_chunk[chunk.k] * width;
   A* drift = static_cast<A*>(to.centre_parts) + number * width;  // the sums that were here are used up
   if (drifts) clear(drift, width);
   const int64_t first = to.rows.chunks[to.first_chunk[chunk.k]].first;
@@ -165,7 +168,12 @@ void distances(const ComplexityForward& to, A* scratch, const Chunk& chunk, int6
     const A* z = rows.read(i, scratch);
     const A* e = scratch + (2 + i - first) * width;
     const A maximum = informs ? static_cast<A*>(to.maxima)[i] : 0, total = informs ? static_cast<A*>(to.totals)[i] : 1;
-    const A share = 1 / total, log_total = A(__builtin_log(double(total)));
+    // P = exp(z − maximum)·share. A rounded share or logarithm moves log P of a whole row, and with it sum P·(log P − log Q)
+    // by as much, which near convergence is more than its value. P·(log P − log Q) − P + Q has the same sum, and does not
+    // move as long as the logarithm is that of the share.
+    const A share = 1 / total;
+    const double exact = -__builtin_log(double(share));
+    const A log_total = A(exact);
     Vec<A> squares{}, divergence{};
     auto pulled = [&](int64_t j, auto lanes, Vec<A> offset) {
       store(drift + j, load(drift + j, lanes) + offset, lanes);
@@ -178,12 +186,13 @@ void distances(const ComplexityForward& to, A* scratch, const Chunk& chunk, int6
         if (drifts && !weighs) pulled(j, lanes, offset);
       }
       if (informs) {
-        const Vec<A> p = (to.keeps ? load(e + j, lanes) : exp_of_nonpositive(v - maximum)) * share;
+        const Vec<A> kept = to.keeps ? load(e + j, lanes) : rest(exp_of_nonpositive(v - maximum), lanes, 0);
+        const Vec<A> p = kept * share;
         const Vec<A> log_ratio = (v - maximum) - log_total - load(log_q + j, lanes);
-        divergence += rest(p == 0 ? Vec<A>{} : p * log_ratio, lanes, 0);
+        divergence += (p == 0 ? Vec<A>{} : p * log_ratio) + (load(q + j, lanes) - p);
       }
     });
-    kl += sum<A>(divergence);
+    if (informs) kl += sum<A>(divergence) - (exact - log_total);
     const double squared = sum<A>(squares);
     if (!centralize || !weighs) {
       spread += squared;
