@@ -107,6 +107,32 @@ def test_programs_that_share_a_class_calculate_one_term_alone(cut, weights, alph
         assert_close(one, other)
 
 
+@on_triton
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("alpha", [None, 0.05], ids=["released", "exponential"])
+def test_states_are_those_of_the_reference(cut, alpha, splits):
+    """Of empty classes as well, which no gradient shows."""
+    cut(2, 2, splits)
+    b = batch((9,)).to(DEVICE)
+    side = (b.segments.offsets, b.segments.index, b.segments.largest, b.num_classes)
+    operator = torch.ops.ddfast.class_complexity
+    ours, expected = (
+        run(b.syn, *side, 0.3, 2.0, alpha, 0.0, "batchmean", True) for run in (operator.triton, operator.reference)
+    )
+    for one, other in zip(ours, expected, strict=True):
+        assert_close(one, other)
+
+
+@on_triton
+@pytest.mark.parametrize("splits", [1, 3])
+def test_nan_survives_the_threshold(cut, splits):
+    """... of the exponential form, with no other term to bring it into the loss."""
+    cut(1, 2, splits)
+    features = torch.randn(8, 5, device=DEVICE)
+    features[6, 3] = torch.nan
+    assert DF.class_centralization(features, alpha=0.05, beta=1.3, backend="triton").isnan()
+
+
 @pytest.fixture
 def chip(monkeypatch):
     """Lets the work be cut as for another chip."""
