@@ -34,7 +34,8 @@ SPEC = importlib.util.find_spec("torch")  # found and not imported: nothing but 
 TORCH = Path(SPEC.origin).parent if SPEC and SPEC.origin else None
 INCLUDE = ["-isystem", f"{TORCH}/include", "-isystem", sysconfig.get_path("include"), "-Icsrc"]
 CXX = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
-if X86 and CXX and subprocess.run([CXX, *AMX, "-E", "-xc++", "/dev/null"], capture_output=True).returncode == 0:
+PROBE = [CXX, *AMX, "-xc++", "-c", "-", "-o", os.devnull]  # whether compiler and assembler know AMX
+if X86 and CXX and subprocess.run(PROBE, input=b'asm("tilerelease");', capture_output=True).returncode == 0:
     CAPABILITIES["amx"] = AMX
     CXX_FLAGS.append("-DDDFAST_AMX")
 NVCC = shutil.which("nvcc", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")

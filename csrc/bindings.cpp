@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#if defined(DDFAST_AMX)
+#if defined(DDFAST_AMX) && defined(__linux__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,7 +22,7 @@ namespace {
 
 // Whether amx was compiled, the processor has it, and the system lets this process use the tiles' state.
 bool has_amx() {
-#if defined(DDFAST_AMX)
+#if defined(DDFAST_AMX) && defined(__linux__)
   unsigned a, b, c, d;
   constexpr unsigned AVX512_BF16 = 1u << 5;
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & AVX512_BF16)) return false;

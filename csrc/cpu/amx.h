@@ -25,6 +25,14 @@ inline Pairs take_bfloat16(Vec<float>& a, Vec<float>& b) {
   return taken;
 }
 
+// 32 numbers in place: hi, then lo.
+inline void split_row(float* at) {
+  Vec<float> a = load(at), b = load(at + 16);
+  const Pairs hi = take_bfloat16(a, b), lo = take_bfloat16(a, b);
+  __builtin_memcpy(at, &hi, sizeof(hi));
+  __builtin_memcpy(at + 16, &lo, sizeof(lo));
+}
+
 constexpr int64_t TILE_ROWS = 16;
 constexpr int64_t TILE_FLOATS = 16 * 16;
 

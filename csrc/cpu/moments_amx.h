@@ -22,15 +22,8 @@ constexpr int64_t PAIRS_IN_CACHE = 8;  // of panels: 512 KiB of A
 constexpr int64_t TURNED_GROUP = 4 * TILE_FLOATS;  // of 32 columns, (hi or lo, panel, 16, 16)
 
 inline void split_rows(float* y, int64_t rows, int64_t count) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t l = 0; l < count; l += 32) {
-      float* at = y + r * STRIDE<float> + l;
-      Vec<float> a = load(at), b = load(at + 16);
-      const Pairs hi = take_bfloat16(a, b), lo = take_bfloat16(a, b);
-      __builtin_memcpy(at, &hi, sizeof(hi));
-      __builtin_memcpy(at + 16, &lo, sizeof(lo));
-    }
-  }
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t l = 0; l < count; l += 32) split_row(y + r * STRIDE<float> + l);
 }
 
 // B of two panels.
