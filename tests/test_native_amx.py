@@ -59,6 +59,13 @@ def integer(number):
     return ctypes.c_int64(number)
 
 
+def product(a, b):
+    """What three products of halves make of a @ b, and nothing rounded besides."""
+    a_hi, b_hi = a.bfloat16(), b.bfloat16()
+    a_lo, b_lo = (a - a_hi).bfloat16(), (b - b_hi).bfloat16()
+    return a_hi.double() @ (b_hi.double() + b_lo.double()) + a_lo.double() @ b_hi.double()
+
+
 def error(actual, exact):
     return (actual.double() - exact).norm() / exact.norm()
 
@@ -66,15 +73,15 @@ def error(actual, exact):
 @pytest.mark.parametrize("panels", [1, 2, 5, 17, 18])
 @pytest.mark.parametrize("count", [32, 96, 512])
 def test_symmetric_products(products, panels, count):
-    """Tiles (j, i) on and above the diagonal, added to what was there; about a sixteenth of float's accuracy."""
+    """Tiles (j, i) on and above the diagonal, added to what was there; the sums are rounded as floats are."""
     stride, rows = products.row_stride(), (panels + 1) // 2 * 32
     y = torch.full((rows + 32, stride), torch.nan)
     tiles = torch.full((panels * (panels + 1) // 2, 16, 16), torch.nan)
     expected = torch.zeros(panels * 16, panels * 16, dtype=torch.double)
     for scale, fresh in ((0.5, True), (-0.25, False)):
         y[:rows, :count] = torch.randn(rows, count)
-        exact = y[: panels * 16, :count].double()
-        expected += scale * exact @ exact.T
+        packed = y[: panels * 16, :count]
+        expected += scale * product(packed, packed.T)
         products.symmetric(
             pointer(y), integer(panels), integer(count), ctypes.c_float(scale), pointer(tiles), ctypes.c_bool(fresh)
         )
@@ -82,9 +89,9 @@ def test_symmetric_products(products, panels, count):
     above = torch.stack([blocks[i, j].T for i in range(panels) for j in range(i, panels)])
     i, j = torch.triu_indices(panels, panels)
     whole = (i != j).nonzero()[:, 0]
-    assert error(tiles[whole], above[whole]) < 4e-6 or panels == 1
+    assert error(tiles[whole], above[whole]) < 1e-6 or panels == 1
     diagonal = (i == j).nonzero()[:, 0]
-    assert error(tiles[diagonal].tril(), above[diagonal].tril()) < 4e-6
+    assert error(tiles[diagonal].tril(), above[diagonal].tril()) < 1e-6
 
 
 @pytest.mark.parametrize("descriptors", [1, 31, 32, 33, 70])
@@ -95,10 +102,9 @@ def test_products_of_the_gradient(products, descriptors):
     y, to = torch.zeros(rows, count), torch.full((rows, count), torch.nan)
     y[:descriptors] = torch.randn(descriptors, count)
     scratch = torch.full((rows * (32 + count),), torch.nan)
-    # `tileloadd` asks for no alignment, and neither does what takes its place.
     products.gradient(pointer(delta), integer(descriptors), pointer(y), integer(count), pointer(scratch), pointer(to))
-    exact = delta.double() @ y[:descriptors].double()
-    assert error(to[:descriptors], exact) < 4e-6
+    assert error(to[:descriptors], product(delta, y[:descriptors])) < 1e-6
+    assert error(to[:descriptors], delta.double() @ y[:descriptors].double()) < 1e-5
     assert not to[descriptors:].any()
 
 

@@ -179,3 +179,22 @@ def test_maps_without_elements(row):
         assert torch.equal(actual, expected)
     for actual, expected in zip(moments(b, "cpp"), moments(b, "reference"), strict=True):
         assert torch.equal(actual, expected)
+
+
+def test_rows_of_maps_with_channels_inside():
+    """Descriptors (channel, row) whose strides do not merge, on both sides and in the gradient."""
+    b = batch((3, 4, 5))
+    call = partial(DF.moment_matching, local="rows", backend="cpp")
+    inside = partial(torch.Tensor.contiguous, memory_format=torch.channels_last)
+    value, gradient = differentiate(lambda syn: call(inside(b.real), syn, b.real_segments, b.segments), inside(b.syn))
+    expected = differentiate(lambda syn: call(b.real, syn, b.real_segments, b.segments, backend="reference"), b.syn)
+    assert_close(value, expected[0])
+    assert_close(gradient, expected[1])
+
+
+def test_a_class_without_a_match_has_no_gradient():
+    """Its share is 0, so that its rows get zeros whatever is in its state."""
+    real, syn = torch.randn(3, 1, 1, 4), torch.randn(4, 1, 1, 4)
+    real_side, side = (torch.tensor([0, 3, 3]), torch.arange(3), 3), (torch.tensor([0, 2, 4]), torch.arange(4), 2)
+    _, _, share, *_ = torch.ops.ddfast.moment_matching.cpp(real, *real_side, syn, *side, 2, 1.0, 1.0, False, True)
+    assert share.tolist() == [0.5, 0]
