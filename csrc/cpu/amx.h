@@ -106,7 +106,7 @@ struct Tiles {
 };
 #endif
 
-// Tiles 0 to 3 (2, 2) += A (2·16, 32)·B (32, 2·16), hi and lo of each; without tile 1 on the diagonal, which is below it.
+// Tiles 0 to 3 (2, 2) += A (2·16, 32)·B (32, 2·16), hi and lo of each; on the diagonal without tile 1, below it.
 // 12 products for 8 loads, 8 KiB: 192 cycles of a unit that starts a product every 16.
 template <bool DIAGONAL>
 inline void multiply_halves(Tiles& tiles, const float* a_hi, const float* a_lo, int64_t a_half, int64_t a_stride,

@@ -24,7 +24,8 @@ inline void interleave(const float* y, int64_t stride, int64_t rows, int64_t cou
           const Pairs taken = take_bfloat16(a, b);
           Halves halves[2];
           __builtin_memcpy(halves, &taken, sizeof(taken));
-          const Words pairs = __builtin_convertvector(halves[0], Words) | __builtin_convertvector(halves[1], Words) << 16;
+          const Words even = __builtin_convertvector(halves[0], Words);
+          const Words pairs = even | __builtin_convertvector(halves[1], Words) << 16;
           store(to + (2 * part + k % 2) * TILE_FLOATS + k / 2 * 16, cast<Vec<float>>(pairs));
         }
       }

@@ -39,8 +39,9 @@ constexpr int64_t COLUMNS = 2048 / sizeof(T);
 template <class T>
 constexpr int64_t STRIDE = COLUMNS<T> + 64 / sizeof(T);
 
+// Numbers that a tile takes in memory.
 template <class T>
-constexpr int64_t SLOT = (TILE<T> * TILE<T> + LANES<T> - 1) / LANES<T> * LANES<T>;  // numbers that a tile takes in memory
+constexpr int64_t SLOT = (TILE<T> * TILE<T> + LANES<T> - 1) / LANES<T> * LANES<T>;
 
 // Numbers behind the packed rows that a product works in.
 template <class T>
