@@ -21,6 +21,7 @@ PACKAGES = ["data", "distill", "evaluate", "kernels", "networks", "operators", "
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
 X86 = {"avx2": AVX2, "avx512": AVX512} if platform.machine() == "x86_64" else {}
+AMX = [*AVX512, "-mamx-tile", "-mamx-bf16", "-mavx512bf16"]
 CAPABILITIES = {"portable": [], **X86}  # instruction set: its flags
 SHARED = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-std=c++17", "-O3"]  # for PyTorch 2.11 and later
 CXX_FLAGS = [*SHARED, "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
@@ -33,6 +34,10 @@ SPEC = importlib.util.find_spec("torch")  # found and not imported: nothing but 
 TORCH = Path(SPEC.origin).parent if SPEC and SPEC.origin else None
 INCLUDE = ["-isystem", f"{TORCH}/include", "-isystem", sysconfig.get_path("include"), "-Icsrc"]
 CXX = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
+PROBE = [CXX, *AMX, "-xc++", "-c", "-", "-o", os.devnull]  # whether compiler and assembler know AMX
+if X86 and CXX and subprocess.run(PROBE, input=b'asm("tilerelease");', capture_output=True).returncode == 0:
+    CAPABILITIES["amx"] = AMX
+    CXX_FLAGS.append("-DDDFAST_AMX")
 NVCC = shutil.which("nvcc", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
 NO_EXTENSION, FORCE_CUDA = (os.environ.get(it, "0") != "0" for it in ("DDFAST_NO_EXTENSION", "FORCE_CUDA"))
 

@@ -3,6 +3,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#if defined(DDFAST_AMX) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -14,6 +20,24 @@
 namespace ddfast {
 namespace {
 
+// Whether amx was compiled, the processor has it, and the system lets this process use the tiles' state.
+bool has_amx() {
+#if defined(DDFAST_AMX) && defined(__linux__)
+  unsigned a, b, c, d;
+  constexpr unsigned AVX512_BF16 = 1u << 5;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & AVX512_BF16)) return false;
+#if defined(DDFAST_EMULATE_AMX)
+  return true;
+#else
+  constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+  const bool has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) && (d & AMX_TILE);
+  return has && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#endif
+#else
+  return false;
+#endif
+}
+
 // What this machine can run of what was compiled, in the order of `Capability`.
 std::vector<std::string> capabilities() {
   std::vector<std::string> names{"portable"};
@@ -23,8 +47,10 @@ std::vector<std::string> capabilities() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     names.push_back("avx2");
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
       names.push_back("avx512");
+      if (has_amx()) names.push_back("amx");
+    }
   }
 #endif
   return names;

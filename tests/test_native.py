@@ -281,9 +281,11 @@ def test_wide_registers_are_used_in_their_own_namespace_alone():
     for line in symbols("objdump", "-dC", "--no-show-raw-insn").splitlines():
         if line.endswith(">:"):
             function = line.split(" ", 1)[1]
+        elif "%tmm" in line or "ldtilecfg" in line or "tilerelease" in line:
+            (seen if "ddfast::amx::" in function else strays).add(function)
         elif "%zmm" in line or "%k1" in line:
-            (seen if "ddfast::avx512::" in function else strays).add(function)
-        elif "%ymm" in line and "ddfast::avx" not in function:
+            (seen if re.search("ddfast::(avx512|amx)::", function) else strays).add(function)
+        elif "%ymm" in line and not re.search("ddfast::(avx|amx)", function):
             strays.add(function)
     assert strays == set()
     assert seen or CAPABILITIES == ["portable"]

@@ -179,3 +179,30 @@ def test_maps_without_elements(row):
         assert torch.equal(actual, expected)
     for actual, expected in zip(moments(b, "cpp"), moments(b, "reference"), strict=True):
         assert torch.equal(actual, expected)
+
+
+APART = {
+    "cropped": lambda x: x.repeat_interleave(2, 2)[:, :, ::2],
+    "channels inside": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "rows inside": lambda x: x.mT.contiguous().mT,
+}
+
+
+@pytest.mark.parametrize("arrange", APART.values(), ids=APART)
+def test_descriptors_whose_strides_do_not_merge(arrange):
+    """(channel, row) of maps."""
+    b = batch((3, 4, 5))
+    call = partial(DF.moment_matching, local="rows")
+    sides = (b.real_segments, b.segments)
+    actual = differentiate(lambda syn: call(arrange(b.real), arrange(syn), *sides, backend="cpp"), b.syn)
+    expected = differentiate(lambda syn: call(b.real, syn, *sides, backend="reference"), b.syn)
+    assert_close(actual[0], expected[0])
+    assert_close(actual[1], expected[1])
+
+
+def test_a_class_without_a_match_has_no_gradient():
+    """Its share is 0, so that its rows get zeros whatever is in its state."""
+    real, syn = torch.randn(3, 1, 1, 4), torch.randn(4, 1, 1, 4)
+    real_side, side = (torch.tensor([0, 3, 3]), torch.arange(3), 3), (torch.tensor([0, 2, 4]), torch.arange(4), 2)
+    _, _, share, *_ = torch.ops.ddfast.moment_matching.cpp(real, *real_side, syn, *side, 2, 1.0, 1.0, False, True)
+    assert share.tolist() == [0.5, 0]

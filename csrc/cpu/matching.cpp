@@ -5,6 +5,7 @@
 // F_n − M: so the drift is taken off as well. Delta is symmetric: its rows serve as its columns.
 #include "matching.h"
 
+#include "matching_amx.h"
 #include "moments_pack.h"
 
 namespace ddfast::DDFAST_ISA {
@@ -19,12 +20,13 @@ constexpr int HEIGHT = BYTES == 64 ? 14 : 6;
 
 template <class T>
 struct GradientScratch {
-  int64_t packed, product, delta, buffer, turned;
+  int64_t rows, packed, product, delta, buffer, turned;
 
   GradientScratch(int64_t descriptors, int64_t positions) {
     const int64_t length = positions < BATCH ? positions : BATCH, line = 64 / sizeof(T);
-    packed = product = descriptors * LINE<T>;
-    delta = up(descriptors * HEIGHT, line);
+    rows = AMX<T> ? up(descriptors, ROWS<T>) : descriptors;
+    packed = product = rows * LINE<T>;
+    delta = AMX<T> ? rows * (ROWS<T> + BATCH) : up(descriptors * HEIGHT, line);
     buffer = up(GROUP * descriptors * length, line);
     turned = length * up(descriptors, line);
   }
@@ -62,13 +64,17 @@ void multiply_some(const T* delta, int64_t descriptors, int64_t d, int64_t rows,
   }
 }
 
-// Delta·Y in tiles of nearly equal height.
+// Delta·Y in tiles, of nearly equal height where that may be chosen.
 template <class T>
 void multiply(const T* delta, int64_t descriptors, const T* y, int64_t count, T* packed, T* to) {
-  const int64_t tiles = (descriptors + HEIGHT - 1) / HEIGHT;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t d = i * descriptors / tiles, rows = (i + 1) * descriptors / tiles - d;
-    multiply_some<HEIGHT>(delta, descriptors, d, rows, y, count, packed, to);
+  if constexpr (AMX<T>) {
+    multiply_on_tiles(delta, descriptors, y, LINE<T>, count, packed, to);
+  } else {
+    const int64_t tiles = (descriptors + HEIGHT - 1) / HEIGHT;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t d = i * descriptors / tiles, rows = (i + 1) * descriptors / tiles - d;
+      multiply_some<HEIGHT>(delta, descriptors, d, rows, y, count, packed, to);
+    }
   }
 }
 
@@ -177,6 +183,7 @@ void gradient_as(const Gradient& g) {
   T* buffer = delta + scratch.delta;
   T* turned = buffer + scratch.buffer;
   T* push = turned + 2 * scratch.turned;
+  clear_columns(packed + descriptors * LINE<T>, scratch.rows - descriptors, LINE<T>, 0, BATCH);
   for (int64_t p = 0; p < maps.positions; p += length) {
     const int64_t positions = maps.positions - p < length ? maps.positions - p : length;
     const Block in = block_of(maps, p, positions), out = block_of(*g.gradient, p, positions);

@@ -6,6 +6,7 @@
 // centred exactly. Sums about one pivot simply add, whoever made them.
 #include "moments.h"
 
+#include "moments_amx.h"
 #include "moments_pack.h"
 
 namespace ddfast::DDFAST_ISA {
@@ -22,7 +23,7 @@ struct Scratch {
 
   Scratch(int64_t descriptors, int64_t positions, bool products) {
     const int64_t length = least(positions, COLUMNS<T>), line = 64 / sizeof(T);
-    packed = products ? up(descriptors, TILE) * STRIDE<T> : 0;
+    packed = products ? up(descriptors, ROWS<T>) * STRIDE<T> + TURNED<T> : 0;
     buffer = up(GROUP * descriptors * length, line);
     turned = length * up(descriptors, line);
   }
@@ -63,17 +64,17 @@ void gather_as(const Gather& g) {
   const Maps& maps = *g.rows.maps;
   const bool products = g.sums.tiles != nullptr;
   const int64_t descriptors = maps.a * maps.b, positions = maps.positions, width = up(positions, LANES<T>);
-  const int64_t panels = up(descriptors, TILE) / TILE, length = least(positions, COLUMNS<T>);
+  const int64_t panels = up(descriptors, TILE<T>) / TILE<T>, length = least(positions, COLUMNS<T>);
   const Scratch<T> scratch(descriptors, positions, products);
   T* packed = static_cast<T*>(g.scratch);
   T* buffer = packed + scratch.packed;
   T* turned = buffer + scratch.buffer;
   T* all_pivot = static_cast<T*>(g.sums.pivot[g.side]);
   T* all_sum = static_cast<T*>(g.sums.sum[g.side]);
-  __builtin_memset(all_pivot, 0, panels * TILE * width * sizeof(T));
-  __builtin_memset(all_sum, 0, panels * TILE * width * sizeof(T));
+  __builtin_memset(all_pivot, 0, panels * TILE<T> * width * sizeof(T));
+  __builtin_memset(all_sum, 0, panels * TILE<T> * width * sizeof(T));
   if (products)
-    clear_columns(packed + descriptors * STRIDE<T>, panels * TILE - descriptors, STRIDE<T>, 0, STRIDE<T>);
+    clear_columns(packed + descriptors * STRIDE<T>, up(descriptors, ROWS<T>) - descriptors, STRIDE<T>, 0, STRIDE<T>);
 
   const int64_t rows = g.rows.end - g.rows.begin, most = COLUMNS<T> / length;
   const int64_t chunks = products ? (rows + most - 1) / most : 1, chunk = (rows + chunks - 1) / chunks;
@@ -100,7 +101,7 @@ void gather_as(const Gather& g) {
         }
       }
       if (!products) continue;
-      const int64_t count = up(columns, LANES<T>);
+      const int64_t count = up(columns, STEP<T>);
       clear_columns(packed, descriptors, STRIDE<T>, columns, count);
       const bool more = last < g.rows.end;
       const Ahead ahead = b.length < positions ? Ahead{}
@@ -122,8 +123,8 @@ Sizes moment_sizes(Element element, int64_t descriptors, int64_t positions, bool
   Sizes sizes{};
   DDFAST_ELEMENT_SWITCH(element, S, {
     using T = Accumulator<S>;
-    sizes.panels = up(descriptors, TILE) / TILE;
-    sizes.array = sizes.panels * TILE * up(positions, LANES<T>) * sizeof(T);
+    sizes.panels = up(descriptors, TILE<T>) / TILE<T>;
+    sizes.array = sizes.panels * TILE<T> * up(positions, LANES<T>) * sizeof(T);
     sizes.tiles = products ? sizes.panels * (sizes.panels + 1) / 2 * SLOT<T> * int64_t(sizeof(T)) : 0;
     sizes.scratch = Scratch<T>(descriptors, positions, products).bytes();
   });

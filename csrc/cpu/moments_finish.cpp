@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the sums of a class to its moments and their gaps: see moments.cpp for the formulas.
-#include "moments_tile.h"
+#include "moments_amx.h"
 
 namespace ddfast::DDFAST_ISA {
 namespace {
@@ -8,7 +8,7 @@ namespace {
 // Adds the arrays of later parts to those of the first that has some; null where none has.
 template <class T>
 T* merged(const Finish& f, int side) {
-  const int64_t size = up(f.descriptors, TILE) * up(f.positions, LANES<T>);
+  const int64_t size = up(f.descriptors, TILE<T>) * up(f.positions, LANES<T>);
   T* whole = nullptr;
   for (int64_t k = 0; k < f.number; ++k) {
     T* part = static_cast<T*>(f.parts[k].sum[side]);
@@ -37,7 +37,7 @@ double finish_mean_as(const Finish& f) {
   const T n = T(f.rows[0]), real_n = T(f.rows[1]);
   T *left = static_cast<T*>(f.left), *right = static_cast<T*>(f.right);
   if (left) {
-    const int64_t size = up(f.descriptors, TILE) * sides * width * int64_t(sizeof(T));
+    const int64_t size = up(f.descriptors, TILE<T>) * sides * width * int64_t(sizeof(T));
     __builtin_memset(left, 0, size);
     __builtin_memset(right, 0, size);
   }
@@ -74,17 +74,17 @@ double finish_mean_as(const Finish& f) {
 }
 
 // How often the element in each lane of a tile occurs in the whole matrix: twice, but for the diagonal.
-template <bool DIAGONAL>
+template <class T, bool DIAGONAL>
 struct Occurs {
-  double times[SLOT<float> + SLOT<double>] = {};
+  double times[SLOT<T>] = {};
 
   constexpr Occurs() {
-    for (int j = 0; j < TILE; ++j)
-      for (int i = 0; i < (DIAGONAL ? j + 1 : TILE); ++i) times[j * TILE + i] = DIAGONAL && i == j ? 1 : 2;
+    for (int j = 0; j < TILE<T>; ++j)
+      for (int i = 0; i < (DIAGONAL ? j + 1 : TILE<T>); ++i) times[j * TILE<T> + i] = DIAGONAL && i == j ? 1 : 2;
   }
 };
-constexpr Occurs<true> DIAGONAL_OCCURS;
-constexpr Occurs<false> OCCURS;
+template <class T, bool DIAGONAL>
+constexpr Occurs<T, DIAGONAL> OCCURS;
 
 template <class T>
 double squares_of(const T* tile, const double* times) {
@@ -104,7 +104,7 @@ double squares_of(const T* tile, const double* times) {
 template <class T, class O>
 double finish_covariance_as(const Finish& f, int64_t begin, int64_t end) {
   using R = decltype(T{} + O{});
-  const int64_t n = f.descriptors, panels = up(n, TILE) / TILE, sides = f.rows[1] > 0 ? 2 : 1;
+  const int64_t n = f.descriptors, panels = up(n, TILE<T>) / TILE<T>, sides = f.rows[1] > 0 ? 2 : 1;
   const int64_t stride = sides * up(f.positions, LANES<T>);
   const T *left = static_cast<const T*>(f.left), *right = static_cast<const T*>(f.right);
   const O* other = static_cast<const O*>(f.other_covariance);
@@ -113,29 +113,29 @@ double finish_covariance_as(const Finish& f, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     for (int64_t j = i; j < panels; ++j) {
       Vec<T> slot[SLOT<T> / LANES<T>];
-      tile_product<false>(left + i * TILE * stride, right + j * TILE * stride, stride, stride, slot);
+      tile_product<false>(left + i * TILE<T> * stride, right + j * TILE<T> * stride, stride, stride, slot);
       for (int64_t k = 0; k < f.number; ++k) {
         const T* part = static_cast<const T*>(f.parts[k].tiles) + tile_index(panels, i, j) * SLOT<T>;
         for (int v = 0; v < SLOT<T> / LANES<T>; ++v) slot[v] += load(part + v * LANES<T>);
       }
       T tile[SLOT<T>];
       for (int v = 0; v < SLOT<T> / LANES<T>; ++v) store(tile + v * LANES<T>, slot[v]);
-      const int rows = int(n - i * TILE < TILE ? n - i * TILE : TILE);
-      const int columns = int(n - j * TILE < TILE ? n - j * TILE : TILE);
+      const int rows = int(n - i * TILE<T> < TILE<T> ? n - i * TILE<T> : TILE<T>);
+      const int columns = int(n - j * TILE<T> < TILE<T> ? n - j * TILE<T> : TILE<T>);
       if (other) {
         for (int c = 0; c < columns; ++c)
           for (int r = 0; r < rows; ++r)
-            tile[c * TILE + r] = T(R(tile[c * TILE + r]) - R(other[(i * TILE + r) * n + j * TILE + c]));
+            tile[c * TILE<T> + r] = T(R(tile[c * TILE<T> + r]) - R(other[(i * TILE<T> + r) * n + j * TILE<T> + c]));
       }
-      squares += squares_of(tile, i == j ? DIAGONAL_OCCURS.times : OCCURS.times);
+      squares += squares_of(tile, i == j ? OCCURS<T, true>.times : OCCURS<T, false>.times);
       if (!to) continue;
-      T *upper = to + i * TILE * n + j * TILE, *lower = to + j * TILE * n + i * TILE;
-      if (i < j && columns == TILE) {
-        for (int c = 0; c < TILE; ++c)
-          for (int r = 0; r < TILE; ++r) upper[r * n + c] = lower[c * n + r] = tile[c * TILE + r];
+      T *upper = to + i * TILE<T> * n + j * TILE<T>, *lower = to + j * TILE<T> * n + i * TILE<T>;
+      if (i < j && columns == TILE<T>) {
+        for (int c = 0; c < TILE<T>; ++c)
+          for (int r = 0; r < TILE<T>; ++r) upper[r * n + c] = lower[c * n + r] = tile[c * TILE<T> + r];
       } else {
         for (int c = 0; c < columns; ++c)
-          for (int r = 0; r < (i == j ? c + 1 : rows); ++r) upper[r * n + c] = lower[c * n + r] = tile[c * TILE + r];
+          for (int r = 0; r < (i == j ? c + 1 : rows); ++r) upper[r * n + c] = lower[c * n + r] = tile[c * TILE<T> + r];
       }
     }
   }

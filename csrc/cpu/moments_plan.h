@@ -140,7 +140,7 @@ class Moments {
     }
   }
 
-  char* at(int64_t offset) const { return static_cast<char*>(memory_.get()) + offset; }
+  char* at(int64_t offset) const { return static_cast<char*>(memory_->get()) + offset; }
 
   Sums sums_of(const Part& part) const {
     Sums sums{};
@@ -199,7 +199,7 @@ class Moments {
   Sizes sizes_;
   std::vector<Thread> threads_;
   std::vector<Cut> cut_;
-  Memory memory_;
+  std::optional<Memory> memory_;
 };
 
 }  // namespace ddfast

@@ -149,30 +149,5 @@ void exchange(const T* from, int64_t outer, int64_t inner, int64_t stride, T* to
     for (int64_t i = 0; i < inner; ++i) to[i * to_stride + o] = from[o * stride + i];
 }
 
-// Of two registers, the first H of every 2H lanes of both, and the others.
-template <int H, class V, int... L>
-inline V lower(V a, V b, Sequence<L...>) {
-  return __builtin_shufflevector(a, b, ((L / H) % 2 ? int(sizeof...(L)) + L - H : L)...);
-}
-template <int H, class V, int... L>
-inline V upper(V a, V b, Sequence<L...>) {
-  return __builtin_shufflevector(a, b, ((L / H) % 2 ? int(sizeof...(L)) + L : L + H)...);
-}
-
-// The transpose of LANES registers.
-template <class T, int H = LANES<T> / 2>
-inline __attribute__((always_inline)) void transpose(Vec<T>* v) {
-  using Every = typename UpTo<LANES<T>>::type;
-  if constexpr (H > 0) {
-    for (int i = 0; i < LANES<T>; ++i) {
-      if (i & H) continue;
-      const Vec<T> a = v[i], b = v[i + H];
-      v[i] = lower<H>(a, b, Every{});
-      v[i + H] = upper<H>(a, b, Every{});
-    }
-    transpose<T, H / 2>(v);
-  }
-}
-
 }  // namespace
 }  // namespace ddfast::DDFAST_ISA

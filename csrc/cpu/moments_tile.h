@@ -13,7 +13,24 @@
 namespace ddfast::DDFAST_ISA {
 namespace {
 
-constexpr int TILE = BYTES == 64 ? 5 : 3;  // TILE² sums and TILE + 1 operands fit the registers
+// Whether sums of T are formed by moments_amx.h.
+#if defined(__AMX_BF16__)
+template <class T>
+constexpr bool AMX = sizeof(T) == 4;
+#else
+template <class T>
+constexpr bool AMX = false;
+#endif
+
+// TILE² sums and TILE + 1 operands fit the registers, or a tile is one of AMX's.
+template <class T>
+constexpr int TILE = AMX<T> ? 16 : BYTES == 64 ? 5 : 3;
+
+// Packed rows and their columns are whole multiples of these, the rest of them zeros.
+template <class T>
+constexpr int64_t ROWS = AMX<T> ? 2 * TILE<T> : TILE<T>;
+template <class T>
+constexpr int64_t STEP = AMX<T> ? 2 * LANES<T> : LANES<T>;
 
 // Columns of packed rows. As many as keep the cost of adding up lanes small, and a block of 128 rows within a core's
 // cache; a row's stride is odd in cache lines, so that the rows of a tile do not fall upon one another.
@@ -22,8 +39,13 @@ constexpr int64_t COLUMNS = 2048 / sizeof(T);
 template <class T>
 constexpr int64_t STRIDE = COLUMNS<T> + 64 / sizeof(T);
 
+// Numbers that a tile takes in memory.
 template <class T>
-constexpr int64_t SLOT = (TILE * TILE + LANES<T> - 1) / LANES<T> * LANES<T>;  // numbers that a tile takes in memory
+constexpr int64_t SLOT = (TILE<T> * TILE<T> + LANES<T> - 1) / LANES<T> * LANES<T>;
+
+// Numbers behind the packed rows that a product works in.
+template <class T>
+constexpr int64_t TURNED = AMX<T> ? ROWS<T> * COLUMNS<T> : 0;
 
 constexpr int64_t PANELS_IN_CACHE = 26;
 
@@ -50,6 +72,31 @@ inline V exchanged(V a, V b, Sequence<L...>) {
   return __builtin_shufflevector(a, b, ((L / H) % 2 ? int(sizeof...(L)) + L - H : L + H)...);
 }
 
+// Of two registers, the first H of every 2H lanes of both, and the others.
+template <int H, class V, int... L>
+inline V lower(V a, V b, Sequence<L...>) {
+  return __builtin_shufflevector(a, b, ((L / H) % 2 ? int(sizeof...(L)) + L - H : L)...);
+}
+template <int H, class V, int... L>
+inline V upper(V a, V b, Sequence<L...>) {
+  return __builtin_shufflevector(a, b, ((L / H) % 2 ? int(sizeof...(L)) + L : L + H)...);
+}
+
+// The transpose of LANES registers.
+template <class T, int H = LANES<T> / 2>
+inline __attribute__((always_inline)) void transpose(Vec<T>* v) {
+  using Every = typename UpTo<LANES<T>>::type;
+  if constexpr (H > 0) {
+    for (int i = 0; i < LANES<T>; ++i) {
+      if (i & H) continue;
+      const Vec<T> a = v[i], b = v[i + H];
+      v[i] = lower<H>(a, b, Every{});
+      v[i + H] = upper<H>(a, b, Every{});
+    }
+    transpose<T, H / 2>(v);
+  }
+}
+
 // The sums over the lanes of `N` registers, in the lanes of one.
 template <class T, int N, int H>
 inline __attribute__((always_inline)) Vec<T> lane_sums(Vec<T>* v) {
@@ -69,7 +116,7 @@ inline __attribute__((always_inline)) Vec<T> lane_sums(Vec<T>* v) {
 
 template <class T, int FIRST = 0>
 inline __attribute__((always_inline)) void tile_sums(Vec<T>* sums, Vec<T>* slot) {
-  constexpr int LEFT = TILE * TILE - FIRST;
+  constexpr int LEFT = TILE<T> * TILE<T> - FIRST;
   if constexpr (LEFT > 0) {
     slot[FIRST / LANES<T>] = lane_sums<T, (LEFT < LANES<T> ? LEFT : LANES<T>), LANES<T> / 2>(sums + FIRST);
     tile_sums<T, FIRST + LANES<T>>(sums, slot);
@@ -80,16 +127,16 @@ inline __attribute__((always_inline)) void tile_sums(Vec<T>* sums, Vec<T>* slot)
 // and something in the other lanes.
 template <bool DIAGONAL, class T>
 inline void tile_product(const T* a, const T* b, int64_t stride, int64_t count, Vec<T>* slot) {
-  Vec<T> sums[TILE * TILE] = {};
+  Vec<T> sums[TILE<T> * TILE<T>] = {};
   for (int64_t l = 0; l < count; l += LANES<T>) {
-    Vec<T> x[TILE];
+    Vec<T> x[TILE<T>];
 #pragma GCC unroll 32
-    for (int i = 0; i < TILE; ++i) x[i] = load(a + i * stride + l);
+    for (int i = 0; i < TILE<T>; ++i) x[i] = load(a + i * stride + l);
 #pragma GCC unroll 32
-    for (int j = 0; j < TILE; ++j) {
+    for (int j = 0; j < TILE<T>; ++j) {
       const Vec<T> y = load(b + j * stride + l);
 #pragma GCC unroll 32
-      for (int i = 0; i < (DIAGONAL ? j + 1 : TILE); ++i) sums[j * TILE + i] += x[i] * y;
+      for (int i = 0; i < (DIAGONAL ? j + 1 : TILE<T>); ++i) sums[j * TILE<T> + i] += x[i] * y;
     }
   }
   tile_sums<T>(sums, slot);
@@ -117,7 +164,7 @@ struct Ahead {
 // T = T + scale·Y·Y^T, or without T's old value where it is fresh.
 template <class T>
 void add_product(const T* y, int64_t panels, int64_t count, T scale, T* tiles, bool fresh, Ahead ahead) {
-  constexpr int64_t PANEL = TILE * STRIDE<T>;
+  constexpr int64_t PANEL = TILE<T> * STRIDE<T>;
   const int64_t total = panels * (panels + 1) / 2;
   ahead.at_once = ((ahead.end - ahead.row) * ahead.lines + total - 1) / total;
   for (int64_t j0 = 0; j0 < panels; j0 += PANELS_IN_CACHE) {

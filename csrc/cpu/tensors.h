@@ -8,10 +8,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <initializer_list>
 #include <memory>
-#include <new>
 #include <optional>
 #include <string>
 
@@ -92,17 +90,14 @@ struct Segments {
   }
 };
 
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using Memory = std::unique_ptr<void, Free>;
+// Uninitialised, of PyTorch's allocator: aligned for every vector, and counted by whoever counts tensors.
+struct Memory {
+  Tensor tensor;
 
-// Uninitialised, aligned for every vector.
-inline Memory memory(int64_t bytes) {
-  void* allocated = std::aligned_alloc(64, size_t(bytes + 63) / 64 * 64);
-  if (!allocated) throw std::bad_alloc();
-  return Memory(allocated);
-}
+  void* get() const { return tensor.mutable_data_ptr(); }
+};
+
+inline Memory memory(int64_t bytes) { return {torch::stable::empty({bytes}, Dtype::Byte)}; }
 
 // Runs body(begin, end) over 0 .. tasks on PyTorch's threads; `work` is what one task costs, in elements. No thread is
 // woken for less than a few microseconds of work. Where tasks are cut depends on the number of threads alone.
