@@ -9,6 +9,7 @@
 #include <unistd.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -56,7 +57,8 @@ std::vector<std::string> capabilities() {
   return names;
 }
 
-std::atomic<Capability> current{Capability(capabilities().size() - 1)};
+// The widest, but amx only when asked for: it has not yet run on a processor that has it.
+std::atomic<Capability> current{std::min(Capability(capabilities().size() - 1), Capability::avx512)};
 
 void set_capability(const std::string& name) {
   const std::vector<std::string> names = capabilities();

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from torch import Tensor
 import ddfast
 import ddfast.functional as DF
 from ddfast import reference
+from ddfast.operators import native
 from ddfast.operators.backends import BACKENDS, refusal
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -38,6 +40,15 @@ def runnable(*operators: str) -> list[tuple[str, str]]:
         return all(refusal(backend, operator, torch.device(device)) is None for operator in operators)
 
     return [(backend, device) for backend in BACKENDS for device in DEVICES if runs(backend, device)]
+
+
+def tested_capabilities() -> list[Any]:
+    """The instruction sets of the native operators here; amx, like everywhere else, only where it is asked for."""
+    names = native.module.capabilities() if native.module else []
+    asked = pytest.mark.skipif(
+        os.environ.get("DDFAST_CAPABILITY") != "amx", reason="only DDFAST_CAPABILITY=amx does it"
+    )
+    return [pytest.param(name, marks=asked) if name == "amx" else name for name in names]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from oracle import (
     assert_close,
     batch,
     differentiate,
+    tested_capabilities,
     uniform,
 )
 
@@ -47,7 +48,7 @@ def capability(request):
     native.module.set_capability(before)
 
 
-every_capability = pytest.mark.parametrize("capability", CAPABILITIES, indirect=True)
+every_capability = pytest.mark.parametrize("capability", tested_capabilities(), indirect=True)
 
 
 @pytest.fixture
