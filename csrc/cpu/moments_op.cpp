@@ -2,7 +2,7 @@
 // ddfast::class_moments.cpp: checks, memory and threads; the arithmetic is in moments.cpp.
 #include "moments_plan.h"
 
-#include <cstring>
+#include <algorithm>
 #include <tuple>
 
 namespace ddfast {
@@ -22,8 +22,8 @@ std::tuple<Tensor, Tensor> class_moments(const Tensor& features, const std::opti
   const auto wanted = [&](int64_t k) { return mean_size > 0 && segments.count(k) > 0; };
   for (int64_t k = 0; k < classes; ++k) {
     if (wanted(k)) continue;
-    std::memset(mean + k * mean_size * item, 0, mean_size * item);
-    std::memset(covariance + k * covariance_size * item, 0, covariance_size * item);
+    std::fill_n(mean + k * mean_size * item, mean_size * item, char(0));
+    std::fill_n(covariance + k * covariance_size * item, covariance_size * item, char(0));
   }
   if (mean_size == 0) return {means, covariances};
   Moments moments({{maps, &segments}}, classes, true, wanted);
