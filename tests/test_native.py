@@ -164,8 +164,7 @@ def zero_pages(elements):
 
 @pytest.mark.full
 def test_more_than_2_31_elements():
-    """All rows but the last are equal, so that the loss and its gradient are those of the last, but for the rounding
-    of log Q, which is up to 1e-7 in each of two million divergences of 0."""
+    """All rows but the last are equal, so that the loss and its gradient are those of the last."""
     rows, width = 2**21 + 5, 1024
     features = zero_pages(rows * width).view(rows, width)
     last = torch.randn(3, width).bfloat16()
@@ -174,9 +173,9 @@ def test_more_than_2_31_elements():
     call = partial(DF.class_complexity, backend="cpp", cmi_weight=rows)
     value, gradient = differentiate(partial(call, segments=segments), features)
     expected, expected_gradient = differentiate(partial(DF.class_complexity, cmi_weight=3.0, backend="cpp"), last)
-    assert abs(value - expected) < 1e-7 * rows
+    assert_close(value, expected, 1e-5)
     assert torch.equal(gradient[-3:], expected_gradient)
-    assert gradient[:: 2**18].abs().max() < 1e-7 * expected_gradient.abs().max()
+    assert gradient[:: 2**18].abs().max() == 0
 
 
 def test_rows_further_apart_than_2_31_elements():

@@ -115,14 +115,23 @@ void sums(const ComplexityForward& to, A* scratch, const Chunk& chunk, int64_t n
   }
 }
 
-// sum over the chunks of a class / its rows
+// The rows of class k, which has some.
+int64_t rows_of(const ComplexityForward& to, int64_t k) {
+  return to.rows.chunks[to.first_chunk[k + 1] - 1].last - to.rows.chunks[to.first_chunk[k]].first;
+}
+
+// sum over the chunks of a class / its rows. Compensated (Kahan): of a class of millions there are thousands of chunks.
 template <class A, class Body>
 void mean(const ComplexityForward& to, int64_t k, const void* parts, const Body& body) {
   const int64_t begin = to.first_chunk[k], end = to.first_chunk[k + 1], width = to.rows.width;
-  const A rows = end > begin ? A(to.rows.chunks[end - 1].last - to.rows.chunks[begin].first) : A(1);
+  const A rows = end > begin ? A(rows_of(to, k)) : A(1);
   columns<A>(width, [&](int64_t j, auto lanes) {
-    Vec<A> total{};
-    for (int64_t c = begin; c < end; ++c) total += load(static_cast<const A*>(parts) + c * width + j, lanes);
+    Vec<A> total{}, excess{};
+    for (int64_t c = begin; c < end; ++c) {
+      const Vec<A> part = load(static_cast<const A*>(parts) + c * width + j, lanes) - excess, grown = total + part;
+      excess = (grown - total) - part;
+      total = grown;
+    }
     body(j, lanes, total / rows);
   });
 }
@@ -151,6 +160,19 @@ void means(const ComplexityForward& to, int64_t k) {
   }
 }
 
+// sum_j Q_j·(log_q_j − log Q_j), by which a row's divergence is too small on average: with doubles,
+// log Q − log_q = log(1 + u) = u, where u = Q·exp(−log_q) − 1 is some 1e-7 and u² below what counts.
+double rounding_of(const float* q, const float* log_q, int64_t width) {
+  Vec<double> total{};
+  columns<double>(width, [&](int64_t j, auto lanes) {
+    const Vec<double> given = widened(q + j, lanes);
+    total -= given * (given * exp_of_moderate(-widened(log_q + j, lanes)) - 1.0);
+  });
+  return sum<double>(total);
+}
+
+double rounding_of(const double*, const double*, int64_t) { return 0; }
+
 template <class T, class A = Accumulator<T>>
 void distances(const ComplexityForward& to, A* scratch, const Chunk& chunk, int64_t number) {
   const int64_t width = to.rows.width;
@@ -163,7 +185,9 @@ void distances(const ComplexityForward& to, A* scratch, const Chunk& chunk, int6
   A* drift = static_cast<A*>(to.centre_parts) + number * width;  // the sums that were here are used up
   if (drifts) clear(drift, width);
   const int64_t first = to.rows.chunks[to.first_chunk[chunk.k]].first;
-  double spread = 0, kl = 0;
+  // Rows near Q share the rounding of its logarithm, which their class takes off once for all of them.
+  const bool leads = informs && number == to.first_chunk[chunk.k];
+  double spread = 0, kl = leads ? rows_of(to, chunk.k) * rounding_of(q, log_q, width) : 0;
   for (int64_t i = chunk.first; i < chunk.last; ++i) {
     const A* z = rows.read(i, scratch);
     const A* e = scratch + (2 + i - first) * width;

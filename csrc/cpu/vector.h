@@ -42,6 +42,7 @@ using Vec = typename VectorOf<Accumulator<T>, LANES<T>>::type;
 using Ints = VectorOf<int32_t, LANES<float>>::type;
 using Words = VectorOf<uint32_t, LANES<float>>::type;
 using Halves = VectorOf<uint16_t, LANES<float>>::type;
+using Longs = VectorOf<int64_t, LANES<double>>::type;
 
 template <class To, class From>
 inline To cast(From from) {  // the same bits
@@ -150,6 +151,15 @@ inline void store(T* to, Vec<T> v, Some some) {
   for (int64_t i = 0; i < some.count; ++i) to[i] = lanes[i];
 }
 
+// Floats as a register of doubles, zeros in the other lanes.
+template <class Lanes>
+inline Vec<double> widened(const float* from, Lanes lanes) {
+  typename VectorOf<float, LANES<double>>::type v{};
+  if constexpr (__is_same(Lanes, All)) __builtin_memcpy(&v, from, sizeof(v));
+  else for (int64_t i = 0; i < lanes.count; ++i) v[i] = from[i];
+  return __builtin_convertvector(v, Vec<double>);
+}
+
 // Calls body(j, lanes) for every register of a row of `width` elements.
 template <class T, class Body>
 inline void columns(int64_t width, const Body& body) {
@@ -212,6 +222,18 @@ inline Vec<float> log_of_positive(Vec<float> x) {
   const Vec<float> square = f * f;
   const Vec<float> result = n * 0.693359375f + (f - (0.5f * square - (f * square * p + n * -2.12194440e-4f)));
   return x == x ? result : x;
+}
+
+// exp(x) for |x| < 700, to 1e-11.
+inline Vec<double> exp_of_moderate(Vec<double> x) {
+  constexpr double ROUND = 0x1.8p52;
+  constexpr double INVERSE_FACTORIALS[] = {1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                                           1.0 / 24,     1.0 / 6,     1.0 / 2,    1.0,       1.0};
+  const Vec<double> shifted = x * 1.44269504088896341 + ROUND;
+  const Vec<double> r = x - (shifted - ROUND) * 0.693147180559945309;
+  Vec<double> p = r * (1.0 / 3628800);
+  for (int i = 0; i < 9; ++i) p = (p + INVERSE_FACTORIALS[i]) * r;
+  return (p + INVERSE_FACTORIALS[9]) * cast<Vec<double>>((cast<Longs>(shifted) + 1023) << 52);
 }
 
 inline Vec<double> exp_of_nonpositive(Vec<double> x) {
