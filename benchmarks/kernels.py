@@ -26,7 +26,6 @@ from unittest import mock
 
 import torch
 import triton
-from ddfast.kernels.tiling import Chip
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -34,6 +33,7 @@ from triton.runtime.jit import JITFunction, mangle_type
 
 from benchmarks.environment import ROOT
 from benchmarks.workloads import WORKLOADS, Workload
+from ddfast.kernels.tiling import Chip
 from ddfast.operators import triton_complexity, triton_matching
 
 CHIPS = {"A100": Chip(80, 108), "H100": Chip(90, 132), "B200": Chip(100, 148)}

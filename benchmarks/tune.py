@@ -16,14 +16,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-from ddfast.kernels import tables, tiling
-from ddfast.kernels.tables import Cut
 
 from benchmarks import inputs
 from benchmarks.clock import clock_of
-from benchmarks.environment import machine
 from benchmarks.measure import sets_beyond
 from benchmarks.workloads import WORKLOADS, Workload
+from ddfast.kernels import tables, tiling
+from ddfast.kernels.tables import Cut
+from ddfast.operators.launch import chip_of
 from tests.oracle import MATCHING, differentiate, frobenius
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.bfloat16}
@@ -92,11 +92,11 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("tuning needs a CUDA device", file=sys.stderr)
         return 2
-    rows = []
+    device, rows = torch.device("cuda"), []
     for workload, precision in itertools.product(shapes(options.workloads).values(), PRECISIONS):
-        rows += tune(workload, precision, torch.device("cuda"))
+        rows += tune(workload, precision, device)
         tables.FOLDER.mkdir(exist_ok=True)  # after each, so that what is measured is there whatever comes
-        (tables.FOLDER / f"{machine()}.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (tables.FOLDER / f"{chip_of(device).name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 

@@ -38,7 +38,7 @@ def info_lines() -> Iterator[str]:
 
 def _native() -> str:
     if native.module is None:
-        cost = "without it the losses run two to five times slower on a CPU and take several times the memory"
+        cost = "without it a CPU runs the losses in plain PyTorch, slower and in more memory"
         remedy = "with PyTorch and a C++ compiler here: pip install --no-build-isolation ddfast"
         return f"native operators: {absent['cpp']}; {cost}; {remedy}"
     info = native.module.build_info()

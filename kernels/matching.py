@@ -1,8 +1,7 @@
-"""From the partial sums of `moments` to the loss and what its backward needs, and the backward.
+"""From the partial sums of `moments` to the loss and what its backward needs.
 
 M = pivot + sums/N,   Sigma = (products − sum_p sums·sums^T/N)/N
 D = M_s − M_r,        Delta = Sigma_s − Sigma_r,        loss = w'·sum_k ||D||² + w·sum_k ||Delta||_F²
-dL/dF_n = (4w/N)·Delta·(F_n − M_s) + (2w'/N)·D
 """
 
 import triton
@@ -80,7 +79,7 @@ def merge_kernel(
     drift,  # (K, D, P)
     mean_gap,  # (K, D, P)
     covariance_gap,  # (K, D, D)
-    squares,  # (2, K, PARTS): of D and Delta, or None: there is no real side
+    squares,  # (2, K, PARTS): of D and Delta; nothing is written without a real side
     real_largest,
     real_splits,
     largest,
@@ -151,7 +150,7 @@ def merge_kernel(
             tl.store(squares + (classes + k) * PARTS + part, twice * tl.sum(delta * delta))
 
     distance = tl.zeros((PART,), SUM)
-    if u == v and (MEAN or STATE or REAL == "none"):
+    if u == v and (MEAN or REAL == "none" or (STATE and COVARIANCE)):
         for start in range(0, p, BLOCK_P):
             place = start + tl.arange(0, BLOCK_P)
             in_mean = (row < d)[:, None] & (place < p)[None, :]

@@ -42,7 +42,7 @@ def runnable(*operators: str) -> list[tuple[str, str]]:
     return [(backend, device) for backend in BACKENDS for device in DEVICES if runs(backend, device)]
 
 
-def tested_capabilities() -> list[Any]:
+def capabilities_to_test() -> list[Any]:
     """The instruction sets of the native operators here; amx, like everywhere else, only where it is asked for."""
     names = native.module.capabilities() if native.module else []
     asked = pytest.mark.skipif(

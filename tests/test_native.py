@@ -23,8 +23,8 @@ from oracle import (
     assert_accurate,
     assert_close,
     batch,
+    capabilities_to_test,
     differentiate,
-    tested_capabilities,
     uniform,
 )
 
@@ -48,7 +48,7 @@ def capability(request):
     native.module.set_capability(before)
 
 
-every_capability = pytest.mark.parametrize("capability", tested_capabilities(), indirect=True)
+every_capability = pytest.mark.parametrize("capability", capabilities_to_test(), indirect=True)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from oracle import assert_close, batch, differentiate, distance, frobenius, tested_capabilities
+from oracle import assert_close, batch, capabilities_to_test, differentiate, distance, frobenius
 
 import ddfast.functional as DF
 from ddfast import ClassMoments
@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=tested_capabilities())
+@pytest.fixture(params=capabilities_to_test())
 def capability(request):
     """Runs the test on each instruction set of this machine."""
     before = native.module.build_info()["in use"]

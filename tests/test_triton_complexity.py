@@ -6,9 +6,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from ddfast.kernels.complexity_rows import cells_of, classes_of, columns_of, rows_of
-from ddfast.kernels.complexity_tiling import LARGE, Cut, class_cut
-from ddfast.kernels.tiling import Chip, power_of_two
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import (
@@ -24,6 +21,9 @@ from oracle import (
 )
 
 import ddfast.functional as DF
+from ddfast.kernels.complexity_rows import cells_of, classes_of, columns_of, rows_of
+from ddfast.kernels.complexity_tiling import LARGE, Cut, class_cut
+from ddfast.kernels.tiling import Chip, power_of_two
 from ddfast.operators import triton_complexity
 
 pytestmark = pytest.mark.usefixtures("poisoned")

@@ -7,9 +7,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from ddfast.kernels import tables, tiling
-from ddfast.kernels.matching import sum_kernel
-from ddfast.kernels.moments import round_to_tf32, triangle
 from oracle import (
     INTERPRETED,
     MATCHING,
@@ -26,6 +23,9 @@ from benchmarks import tune
 from benchmarks.clock import HostClock
 from benchmarks.workloads import WORKLOADS
 from ddfast import ClassMoments
+from ddfast.kernels import tables, tiling
+from ddfast.kernels.matching import sum_kernel
+from ddfast.kernels.moments import round_to_tf32, triangle
 
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.operators("moment_matching", "moment_matching_backward")]
 MM, ROWS = (next(loss for loss in MATCHING if loss.name == name) for name in ("mm", "mm-rows"))

@@ -8,7 +8,7 @@
 #include <optional>
 #include <tuple>
 
-#include "../cpu/tensors.h"
+#include "tensors.h"
 #include "matching.cuh"
 
 namespace ddfast {

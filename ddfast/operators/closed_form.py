@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddfast.operators.library import implement
-from ddfast.operators.schemas import accumulator
+from ddfast.operators.schemas import accumulator, row_share
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -248,8 +248,8 @@ def class_complexity(
     if cmi_weight != 0:
         log_p, log_q = _distribution(rows, block)
         kl = rows.mask(_divergence(log_p, log_q)[1].sum(-1)).sum(1)
-    per_class = centralization_weight * spread + cmi_weight * _share(reduction, features) * kl
-    terms = torch.stack([spread.sum(), _share(reduction, features) * kl.sum()])
+    per_class = centralization_weight * spread + cmi_weight * row_share(reduction, features) * kl
+    terms = torch.stack([spread.sum(), row_share(reduction, features) * kl.sum()])
     loss = per_class if reduction == "none" else per_class.sum()
     if not needs_grad:
         centers, drift, log_q = (block.new_empty(0) for _ in range(3))
@@ -286,7 +286,7 @@ def class_complexity_backward(
     if cmi_weight != 0:
         p, summands = _divergence(torch.log_softmax(block, -1), log_q)
         pulled = summands - p * summands.sum(-1, keepdim=True)
-        gradient = gradient + (cmi_weight * _share(reduction, features)) * pulled
+        gradient = gradient + (cmi_weight * row_share(reduction, features)) * pulled
     return torch.empty_like(features).copy_(rows.rows(gradient * grad.reshape(-1, 1, 1)))
 
 
@@ -294,10 +294,6 @@ def _pull(squared: Tensor, alpha: float, beta: float) -> Tensor:
     """d max(0, exp(alpha·s) − beta) / ds."""
     grown = torch.exp(alpha * squared)
     return torch.where(grown < beta, 0, alpha * grown)
-
-
-def _share(reduction: str, features: Tensor) -> float:
-    return 1 / max(len(features), 1) if reduction == "batchmean" else 1.0
 
 
 for _operator in (

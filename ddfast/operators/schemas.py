@@ -51,6 +51,11 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def row_share(reduction: str, features: Tensor) -> float:
+    """What a row's divergence counts for under a `reduction`."""
+    return 1 / max(len(features), 1) if reduction == "batchmean" else 1.0
+
+
 def _class_moments(features: Tensor, offsets: Any, index: Any, largest: int, num_classes: int, tf32: bool) -> Any:
     _, a, b, positions = features.shape
     dtype = accumulator(features.dtype)

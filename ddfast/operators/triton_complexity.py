@@ -8,16 +8,12 @@ from ddfast.kernels.complexity_backward import row_gradient
 from ddfast.kernels.complexity_tiling import Cut, class_cut, totals_options
 from ddfast.operators.launch import chip_of, on_device
 from ddfast.operators.library import implement
-from ddfast.operators.schemas import accumulator
+from ddfast.operators.schemas import accumulator, row_share
 
 
 def _cut(features: Tensor, largest: int, num_classes: int) -> Cut:
     double = features.dtype == torch.float64
     return class_cut(num_classes, largest, features.shape[1], double, chip_of(features.device))
-
-
-def _share(reduction: str, features: Tensor) -> float:
-    return 1 / max(len(features), 1) if reduction == "batchmean" else 1.0
 
 
 @on_device
@@ -63,7 +59,7 @@ def class_complexity(
         **wanted,
         **cut.options,
     )
-    weights = (centralization_weight, cmi_weight, _share(reduction, features))
+    weights = (centralization_weight, cmi_weight, row_share(reduction, features))
     totals[1,](
         *(parts, loss, terms, num_classes, splits, *weights),
         PER_CLASS=reduction == "none",
@@ -99,7 +95,7 @@ def class_complexity_backward(
         *(grad, features, offsets, index, centers, drift, log_q, gradient),
         *(largest, features.shape[1], num_classes, cut.grid[1]),
         *(grad.stride(0) if grad.ndim else 0, *features.stride(), *gradient.stride()),
-        *(centralization_weight, cmi_weight * _share(reduction, features), alpha or 0.0, beta),
+        *(centralization_weight, cmi_weight * row_share(reduction, features), alpha or 0.0, beta),
         CENTER=centralization_weight != 0,
         INFORM=cmi_weight != 0,
         EXPONENTIAL=alpha is not None,

@@ -184,44 +184,17 @@ def matching_by(match: Callable[..., Any], counted: bool = False) -> Iterator[Ca
     """moment_matching and moment_matching_to_moments of a backend, of which `match` does what follows the partials."""
 
     @on_device
-    def moment_matching(
-        real: Tensor,
-        real_offsets: Tensor | None,
-        real_index: Tensor | None,
-        real_largest: int,
-        syn: Tensor,
-        offsets: Tensor | None,
-        index: Tensor | None,
-        largest: int,
-        num_classes: int,
-        mean_weight: float,
-        covariance_weight: float,
-        tf32: bool,
-        needs_grad: bool,
-    ) -> tuple[Tensor, ...]:
-        sides = Side(real, real_offsets, real_index, real_largest), Side(syn, offsets, index, largest)
-        partials = partials_of(*sides, num_classes, covariance_weight != 0, tf32, counted)
+    def moment_matching(*args: Any) -> tuple[Tensor, ...]:
+        real, syn, (num_classes, mean_weight, covariance_weight, tf32, needs_grad) = args[:4], args[4:8], args[8:]
+        partials = partials_of(Side(*real), Side(*syn), num_classes, covariance_weight != 0, tf32, counted)
         return match(partials, None, mean_weight, covariance_weight, needs_grad)
 
     @on_device
-    def moment_matching_to_moments(
-        counts: Tensor,
-        means: Tensor,
-        covariances: Tensor,
-        syn: Tensor,
-        offsets: Tensor | None,
-        index: Tensor | None,
-        largest: int,
-        num_classes: int,
-        mean_weight: float,
-        covariance_weight: float,
-        tf32: bool,
-        needs_grad: bool,
-    ) -> tuple[Tensor, ...]:
-        side = Side(syn, offsets, index, largest)
-        partials = partials_of(None, side, num_classes, covariance_weight != 0, tf32, counted)
-        moments = (counts, means.contiguous(), covariances.contiguous())
-        return match(partials, moments, mean_weight, covariance_weight, needs_grad)
+    def moment_matching_to_moments(*args: Any) -> tuple[Tensor, ...]:
+        moments, syn, (num_classes, mean_weight, covariance_weight, tf32, needs_grad) = args[:3], args[3:7], args[7:]
+        partials = partials_of(None, Side(*syn), num_classes, covariance_weight != 0, tf32, counted)
+        real = tuple(moment.contiguous() for moment in moments)
+        return match(partials, real, mean_weight, covariance_weight, needs_grad)
 
     yield from (moment_matching, moment_matching_to_moments)
 
