@@ -99,12 +99,20 @@ struct Memory {
 
 inline Memory memory(int64_t bytes) { return {torch::stable::empty({bytes}, Dtype::Byte)}; }
 
-// Runs body(begin, end) over 0 .. tasks on PyTorch's threads; `work` is what one task costs, in elements. No thread is
-// woken for less than a few microseconds of work. Where tasks are cut depends on the number of threads alone.
+// Runs body(scratch, begin, end) over 0 .. tasks on PyTorch's threads, each with bytes of its own to work in; `work` is what
+// one task costs, in elements. No thread is woken for less than a few microseconds of work. Where tasks are cut depends on
+// the number of threads alone.
 template <class Body>
-void parallel(int64_t tasks, int64_t work, const Body& body) {
-  constexpr int64_t ENOUGH = 1 << 14;
-  torch::stable::parallel_for(0, tasks, std::max<int64_t>(1, ENOUGH / std::max<int64_t>(work, 1)), body);
+void parallel(int64_t tasks, int64_t work, int64_t scratch_bytes, const Body& body) {
+  constexpr int64_t ENOUGH = 1 << 14, LINE = 64;
+  const int64_t threads = std::min<int64_t>(tasks, torch::stable::get_num_threads());
+  const int64_t shares = std::clamp<int64_t>(tasks * work / ENOUGH, std::min<int64_t>(threads, 1), threads);
+  const int64_t bytes = (scratch_bytes + LINE - 1) / LINE * LINE;
+  const Memory scratch = memory(shares * bytes);  // here, and not in a thread that PyTorch's hooks do not know
+  torch::stable::parallel_for(0, shares, 1, [&](int64_t first, int64_t last) {
+    for (int64_t share = first; share < last; ++share)
+      body(static_cast<char*>(scratch.get()) + share * bytes, tasks * share / shares, tasks * (share + 1) / shares);
+  });
 }
 
 }  // namespace ddfast

@@ -51,15 +51,6 @@ ComplexityOptions options_of(const Tensor& features, double centralization, doub
   return {centralization, cmi * share, alpha.value_or(0), beta, alpha.has_value()};
 }
 
-// Calls body(scratch, begin, end) over tasks on several threads, each with scratch of its own.
-template <class Body>
-void with_scratch(int64_t tasks, int64_t work, int64_t scratch_bytes, const Body& body) {
-  parallel(tasks, work, [&](int64_t begin, int64_t end) {
-    const Memory scratch = memory(scratch_bytes);
-    body(scratch.get(), begin, end);
-  });
-}
-
 // Where there are classes enough, each as a whole, while it is in cache; else one after another in all their chunks. The
 // sums are the same.
 void run(ComplexityForward to, const Plan& plan, const Segments& segments, int64_t row_bytes) {
@@ -72,7 +63,7 @@ void run(ComplexityForward to, const Plan& plan, const Segments& segments, int64
     constexpr int64_t CACHE = 512 << 10;
     to.keeps = to.options.cmi != 0 && segments.largest * row_bytes <= CACHE;
     const int64_t scratch_rows = to.keeps ? 2 + segments.largest : 3;
-    with_scratch(classes, segments.largest * to.rows.width, scratch_rows * row_bytes,
+    parallel(classes, segments.largest * to.rows.width, scratch_rows * row_bytes,
                  [&](void* scratch, int64_t begin, int64_t end) {
                    for (int64_t k = begin; k < end; ++k) {
                      sums(to, scratch, to.first_chunk[k], to.first_chunk[k + 1]);
@@ -84,7 +75,7 @@ void run(ComplexityForward to, const Plan& plan, const Segments& segments, int64
     return;
   }
   auto over_chunks = [&](auto step) {
-    with_scratch(plan.size(), plan.work, 3 * row_bytes,
+    parallel(plan.size(), plan.work, 3 * row_bytes,
                  [&](void* scratch, int64_t begin, int64_t end) { step(to, scratch, begin, end); });
   };
   over_chunks(sums);
@@ -114,23 +105,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> class_complexity(
     return needs_grad && weight != 0 ? empty(features, {classes, rows.width}, dtype) : empty(features, {0}, dtype);
   };
   Tensor centers = state(centralization), drift = state(centralization), log_q = state(cmi);
-  std::vector<Memory> held;
-  auto take = [&](int64_t bytes) { return held.emplace_back(memory(bytes)).get(); };
-  auto kept = [&](const Tensor& tensor) {  // the state itself, or a place for it where nobody wants it
-    return tensor.dim() == 2 ? tensor.mutable_data_ptr() : take(classes * row_bytes);
-  };
+  const bool centralizes = centralization != 0, informs = cmi != 0;
+  int64_t bytes = 0;
+  const auto take = [&](bool wanted, int64_t more) { return wanted ? (bytes += more) - more : 0; };
+  const int64_t own_centers = take(centralizes && !needs_grad, classes * row_bytes);
+  const int64_t own_log_q = take(informs && !needs_grad, classes * row_bytes);
+  const int64_t centre_parts = take(centralizes, plan.size() * row_bytes);
+  const int64_t q_parts = take(informs, plan.size() * row_bytes);
+  const int64_t maxima = take(informs, features.size(0) * 8), totals = take(informs, features.size(0) * 8);
+  const Memory held = memory(bytes);
+  const auto at = [&](int64_t place) { return static_cast<char*>(held.get()) + place; };
   std::vector<double> spread_parts(plan.size()), kl_parts(plan.size());
   ComplexityForward to{rows, options, plan.first_chunk.data(), needs_grad, false};
-  if (centralization != 0) {
-    to.centers = kept(centers);
+  if (centralizes) {
+    to.centers = needs_grad ? centers.mutable_data_ptr() : at(own_centers);
     to.drift = drift.mutable_data_ptr();
-    to.centre_parts = take(plan.size() * row_bytes);
+    to.centre_parts = at(centre_parts);
   }
-  if (cmi != 0) {
-    to.log_q = kept(log_q);
-    to.q_parts = take(plan.size() * row_bytes);
-    to.maxima = take(features.size(0) * 8);
-    to.totals = take(features.size(0) * 8);
+  if (informs) {
+    to.log_q = needs_grad ? log_q.mutable_data_ptr() : at(own_log_q);
+    to.q_parts = at(q_parts);
+    to.maxima = at(maxima);
+    to.totals = at(totals);
   }
   to.spread_parts = spread_parts.data();
   to.kl_parts = kl_parts.data();
@@ -182,7 +178,7 @@ Tensor class_complexity_backward(
       state("centers", centers, centralization), state("drift", drift, centralization), state("log_q", log_q, cmi),
       gradient.mutable_data_ptr(), gradient.stride(0), gradient.stride(1)};
   const auto run = DDFAST_DISPATCH(complexity_gradients);
-  with_scratch(plan.size(), plan.work, 3 * rows.width * (accumulator(features) == Dtype::Double ? 8 : 4),
+  parallel(plan.size(), plan.work, 3 * rows.width * (accumulator(features) == Dtype::Double ? 8 : 4),
                [&](void* scratch, int64_t begin, int64_t end) { run(to, scratch, begin, end); });
   return gradient;
 }

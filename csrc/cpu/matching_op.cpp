@@ -174,12 +174,11 @@ Tensor moment_matching_backward(const Tensor& grad, const Tensor& syn, const std
   const auto run = DDFAST_DISPATCH(gradient);
   const int64_t bytes = DDFAST_DISPATCH(gradient_scratch)(maps.element, descriptors, maps.positions);
   const int64_t work = mean_size * (covariance_weight != 0 ? 1 + descriptors / 8 : 1);
-  parallel(mean_size > 0 ? syn.size(0) : 0, work, [&](int64_t begin, int64_t end) {
-    const Memory scratch = memory(bytes);
+  parallel(mean_size > 0 ? syn.size(0) : 0, work, bytes, [&](void* scratch, int64_t begin, int64_t end) {
     for (Gradient part : classes_of) {
       part.rows.begin = std::max(part.rows.begin, begin);
       part.rows.end = std::min(part.rows.end, end);
-      part.scratch = scratch.get();
+      part.scratch = scratch;
       if (part.rows.begin < part.rows.end) run(part);
     }
   });
