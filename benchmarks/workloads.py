@@ -42,6 +42,6 @@ WORKLOADS = {
         Workload("c100-ipc50", 100, 256, 50, MAP, 512, cpu_classes=20),
         Workload("tiny-ipc10", 200, 256, 10, MAP, 2048, cpu_classes=20),
         Workload("tiny-ipc50", 200, 256, 50, MAP, 2048, cpu_classes=20),
-        Workload("tiny-rows-ipc10", 200, 256, 10, (128, 8, 8), 2048, cpu_classes=1, local="rows"),
+        Workload("tiny-rows-ipc10", 200, 256, 10, (128, 8, 8), 2048, cpu_classes=4, local="rows"),
     )
 }

@@ -29,7 +29,7 @@ from oracle import (
 )
 
 import ddfast.functional as DF
-from ddfast import ClassSegments
+from ddfast import ClassMoments, ClassSegments
 from ddfast.operators import backends, native
 
 pytestmark = [
@@ -176,6 +176,20 @@ def test_more_than_2_31_elements():
     assert_close(value, expected, 1e-5)
     assert torch.equal(gradient[-3:], expected_gradient)
     assert gradient[:: 2**18].abs().max() == 0
+
+
+@pytest.mark.full
+def test_moments_of_more_than_2_31_elements():
+    rows, shape = 2**17 + 7, (64, 256)
+    features = zero_pages(rows * shape[0] * shape[1]).view(rows, *shape)
+    last = torch.randn(3, *shape).bfloat16()
+    features[-3:] = last
+    segments = ClassSegments(2, rows, rows - 3, torch.tensor([0, rows - 3, rows]), torch.arange(rows))
+    moments, expected = (ClassMoments.from_features(*side, backend="cpp") for side in ((features, segments), (last,)))
+    assert_close(moments.means[1], expected.means[0], 1e-6)
+    assert_close(moments.covariances[1], expected.covariances[0], 1e-6)
+    assert not moments.means[0].any()
+    assert not moments.covariances[0].any()
 
 
 def test_rows_further_apart_than_2_31_elements():
