@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// 3x3 convolutions of stride 1 between maps whose channels are innermost, by Winograd's minimal filtering.
+#pragma once
+
+#include <cstdint>
+
+#include "capability.h"
+#include "element.h"
+
+namespace ddfast {
+
+struct Convolution {
+  const void* in;      // (N, H, W, depth), channels_last
+  const void* kernel;  // of the element type as well
+  const void* bias;    // (width,) or null
+  void* out;           // (N, H, W, width)
+  Element element;
+  int64_t images, height, image_width;
+  int64_t depth, width;  // channels in and out, multiples of 16
+  // Element (o, i, y, x) of the kernel: o goes to an output channel, i to an input one; `flipped` is seen from behind.
+  int64_t stride_out, stride_in, stride_y, stride_x;
+  bool flipped;
+  float* points;  // (36·depth·width): the kernel at the points, which `winograd_kernel` fills in
+
+  int64_t tiles() const { return images * ((height + 3) / 4) * ((image_width + 3) / 4); }
+};
+
+// Scratch is for one thread and at most `tiles` tiles, in bytes.
+DDFAST_EVERYWHERE(
+    int64_t winograd_scratch(const Convolution& task, int64_t tiles);
+    // Output channels `first` to `last`, in sixteens, of the kernel.
+    void winograd_kernel(const Convolution& task, int64_t first, int64_t last);
+    // Tiles `first` to `last` of 4x4 pixels, images one after another.
+    void winograd_tiles(const Convolution& task, void* scratch, int64_t first, int64_t last);)
+
+}  // namespace ddfast

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// ddfast::conv3x3.cpp: checks, memory and threads; the arithmetic is in winograd.cpp.
+#include "winograd.h"
+
+#include "tensors.h"
+
+namespace ddfast {
+namespace {
+
+Tensor empty_map(const Tensor& x, int64_t channels) {
+  const int64_t shape[] = {x.size(0), channels, x.size(2), x.size(3)};
+  return torch::stable::empty(shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt,
+                              torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+bool channels_last(const Tensor& x) {
+  return x.stride(1) == 1 && x.stride(3) == x.size(1) && x.stride(2) == x.size(1) * x.size(3) &&
+         x.stride(0) == x.size(1) * x.size(2) * x.size(3);
+}
+
+// A 3x3 convolution of stride 1 and padding 1, or its adjoint: the same with the kernel's channels exchanged and seen
+// from behind.
+Tensor conv3x3(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias, bool adjoint) {
+  const Element type = element("x", x);
+  STD_TORCH_CHECK(type != Element::float64, "x must not be float64");
+  STD_TORCH_CHECK(x.dim() == 4 && channels_last(x), "x must have shape (N, C, H, W) and be channels_last");
+  STD_TORCH_CHECK(kernel.dim() == 4 && kernel.size(2) == 3 && kernel.size(3) == 3 && element("kernel", kernel) == type,
+                  "kernel must have shape (K, C, 3, 3) and the dtype of x");
+  const int64_t depth = kernel.size(adjoint ? 0 : 1), width = kernel.size(adjoint ? 1 : 0);
+  STD_TORCH_CHECK(x.size(1) == depth, "x must have ", depth, " channels, got ", x.size(1));
+  STD_TORCH_CHECK(depth % 16 == 0 && width % 16 == 0, "kernel must have multiples of 16 channels");
+  Tensor out = empty_map(x, width);
+  if (x.numel() == 0) return out;
+  const Memory points = memory(36 * depth * width * 4);
+  const Convolution task{
+      x.const_data_ptr(), kernel.const_data_ptr(), nullptr, out.mutable_data_ptr(), type, x.size(0), x.size(2), x.size(3),
+      depth, width, kernel.stride(adjoint ? 1 : 0), kernel.stride(adjoint ? 0 : 1), kernel.stride(2), kernel.stride(3),
+      adjoint, static_cast<float*>(points.get())};
+  Convolution with_bias = task;
+  if (bias) {
+    STD_TORCH_CHECK(element("bias", *bias) == type && bias->numel() == width && bias->is_contiguous(),
+                    "bias must have shape (", width, ",) and the dtype of x");
+    with_bias.bias = bias->const_data_ptr();
+  }
+  const auto kernels = DDFAST_DISPATCH(winograd_kernel);
+  const auto tiles = DDFAST_DISPATCH(winograd_tiles);
+  parallel(width / 16, 36 * 16 * depth, 0,
+           [&](void*, int64_t begin, int64_t end) { kernels(with_bias, begin, end); });
+  // A block of tiles at the points and its products stay in a core's cache; of a large kernel, which does not, more is made
+  // at a time.
+  const int64_t total = task.tiles(), most = depth <= 128 ? 32 : 64;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t blocks = std::min(total, ((total + most - 1) / most + threads - 1) / threads * threads);
+  const int64_t bytes = DDFAST_DISPATCH(winograd_scratch)(task, (total + blocks - 1) / blocks);
+  parallel(blocks, most * 36 * depth * width / 16, bytes, [&](void* scratch, int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block)
+      tiles(with_bias, scratch, total * block / blocks, total * (block + 1) / blocks);
+  });
+  return out;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ddfast, CPU, m) { m.impl("conv3x3.cpp", TORCH_BOX(&conv3x3)); }
+
+}  // namespace
+}  // namespace ddfast
