@@ -10,7 +10,7 @@ import torch
 import ddfast
 from ddfast.operators import native
 from ddfast.operators.backends import BACKENDS, absent, choose, refusal
-from ddfast.operators.schemas import SIGNATURES
+from ddfast.operators.library import SIGNATURES
 
 
 def info_lines() -> Iterator[str]:

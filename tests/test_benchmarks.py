@@ -61,8 +61,8 @@ def test_eager_loop_and_reference_pass_the_gate(operator, workload):
 @pytest.fixture
 def wrong_sign(monkeypatch):
     """Of the covariances' part of the gradient: Delta (K, D, D), the one square factor, times the centred rows."""
-    right = closed_form._product
-    monkeypatch.setattr(closed_form, "_product", lambda a, b: -right(a, b) if a.shape[1] == a.shape[2] else right(a, b))
+    right = closed_form.product
+    monkeypatch.setattr(closed_form, "product", lambda a, b: -right(a, b) if a.shape[1] == a.shape[2] else right(a, b))
 
 
 def test_the_gate_refuses_a_wrong_sign(wrong_sign):

@@ -16,36 +16,16 @@ from oracle import (
     runnable,
     uniform,
 )
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from tracing import Recorder, compiled
 
 import ddfast.functional as DF
 from ddfast import ClassMoments, ClassSegments
-from ddfast.operators import backends, closed_form, complexity, matching
+from ddfast.operators import backends, closed_form, complexity, library, matching
 from ddfast.operators.schemas import SIGNATURES
 
 LOSSES = MATCHING + MOMENTS + COMPLEXITY
 pytestmark = pytest.mark.usefixtures("poisoned")
-
-
-class Recorder(TorchDispatchMode):
-    """The calls of our operators, as they reach the dispatcher: (overload, arguments)."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, overload, types, arguments=(), options=None):
-        if overload.namespace == "ddfast":
-            self.calls.append((overload, tree_map_only(torch.Tensor, torch.Tensor.detach, arguments)))
-        return overload(*arguments, **(options or {}))
-
-    def passed(self, name):
-        """What each call passed for the argument of that name, where it has one."""
-        named = [zip((it.name for it in call._schema.arguments), given, strict=True) for call, given in self.calls]
-        return [value for arguments in named for key, value in arguments if key == name]
 
 
 def test_poison():
@@ -253,9 +233,9 @@ def test_the_reference_multiplies_exactly_where_flags_would_not(lower, matmul_fl
     """Whether this machine's products are lowered or not: CPUs differ in that."""
     a, b = torch.randn(2, 33, 129), torch.randn(2, 129, 17)
     exact = (a.double() @ b.double()).float()
-    assert not torch.equal(closed_form._product(a, b), exact)
+    assert not torch.equal(closed_form.product(a, b), exact)
     lower()
-    assert torch.equal(closed_form._product(a, b), exact)
+    assert torch.equal(closed_form.product(a, b), exact)
 
 
 def test_the_losses_do_not_synchronise(loss, backend, device):
@@ -373,13 +353,6 @@ def test_opcheck(operator, backend, device, needs_grad, segments):
     assert checked == len(CHECKED[operator])
 
 
-def compiled(function, dynamic, compiler="aot_eager"):
-    """The function as one graph, and a counter of its compilations."""
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend(compiler)
-    return torch.compile(function, fullgraph=True, dynamic=dynamic, backend=counter), counter
-
-
 def assert_same_compiled(function, loss, b, backend):
     arguments = loss.arguments(b)
     value, gradient = differentiate(lambda syn: function(*arguments(syn), **loss.options, backend=backend), b.syn)
@@ -482,7 +455,7 @@ def pretend(monkeypatch):
 
 
 def test_reference_has_every_operator():
-    assert backends.implemented["reference"] == set(SIGNATURES)
+    assert backends.implemented["reference"] == set(library.SIGNATURES)
     assert set(backends.implemented) == {"reference", "cpp", "triton", "cuda"}
 
 

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
-from ddfast.operators import backends, closed_form, native  # noqa: F401  backends register themselves
+from ddfast.operators import backends, closed_form, closed_form_blocks, native  # noqa: F401  they register themselves
+from ddfast.operators.blocks import conv_block, norm_block
 from ddfast.operators.complexity import class_complexity
 from ddfast.operators.matching import moment_matching
 from ddfast.operators.moments import class_moments
@@ -28,4 +29,4 @@ else:
 if reason:
     backends.absent |= {"triton": reason, "cuda": reason}
 
-__all__ = ["class_complexity", "class_moments", "moment_matching"]
+__all__ = ["class_complexity", "class_moments", "conv_block", "moment_matching", "norm_block"]

@@ -15,7 +15,7 @@ from ddfast.operators.library import implement
 from ddfast.operators.schemas import accumulator, row_share
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b with float32 accuracy: in float64 where the global flags would lower a float32 product.
 
     The flags are read and never written: other threads see them too, and one that inherits its value from a wider flag
@@ -27,7 +27,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() @ b.double()).to(a.dtype)
 
 
-def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*args: Any) -> Any:
         device = next(arg.device for arg in args if isinstance(arg, Tensor))
@@ -85,7 +85,7 @@ def _centred(rows: _Rows, block: Tensor, means: Tensor) -> Tensor:
 
 def _covariances(rows: _Rows, centred: Tensor) -> Tensor:
     """(K, D, L·P) -> (K, D, D)."""
-    return _product(centred, centred.transpose(1, 2)) / rows.counts.clamp(min=1).reshape(-1, 1, 1)
+    return product(centred, centred.transpose(1, 2)) / rows.counts.clamp(min=1).reshape(-1, 1, 1)
 
 
 def _moments(rows: _Rows, block: Tensor, covariance: bool) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ def _maps(features: Tensor, dtype: torch.dtype) -> Tensor:
     return features.to(dtype).flatten(1, 2)
 
 
-@_without_autocast
+@without_autocast
 def class_moments(
     features: Tensor, offsets: Tensor | None, index: Tensor | None, largest: int, num_classes: int, tf32: bool
 ) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ def class_moments(
     return _moments(rows, rows.block(_maps(features, accumulator(features.dtype))), covariance=True)
 
 
-@_without_autocast
+@without_autocast
 def moment_matching_to_moments(
     counts: Tensor,
     means: Tensor,
@@ -145,7 +145,7 @@ def moment_matching_to_moments(
     return loss, terms, *((kept if w else kept.new_empty(0)).to(terms.dtype) for kept, w in state)
 
 
-@_without_autocast
+@without_autocast
 def moment_matching(
     real: Tensor,
     real_offsets: Tensor | None,
@@ -170,7 +170,7 @@ def moment_matching(
     )
 
 
-@_without_autocast
+@without_autocast
 def moment_matching_backward(
     grad: Tensor,
     syn: Tensor,
@@ -195,7 +195,7 @@ def moment_matching_backward(
     if covariance_weight != 0:
         # One product per class, (D, D) by (D, L·P): a batch of them with a small P adds up less accurately.
         centred = (block - centers[:, None] - drift[:, None]).transpose(1, 2)  # (K, D, L, P)
-        pulled = _product(covariance_gap, centred.flatten(2)).reshape(centred.shape)
+        pulled = product(covariance_gap, centred.flatten(2)).reshape(centred.shape)
         gradient = (4 * covariance_weight) * pulled.transpose(1, 2)
     if mean_weight != 0:
         gradient = gradient + (2 * mean_weight) * mean_gap[:, None]
@@ -217,7 +217,7 @@ def _divergence(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     return p, torch.where(p == 0, 0, p * (log_p - log_q[:, None]))
 
 
-@_without_autocast
+@without_autocast
 def class_complexity(
     features: Tensor,
     offsets: Tensor | None,
@@ -256,7 +256,7 @@ def class_complexity(
     return loss, terms, centers, drift, log_q
 
 
-@_without_autocast
+@without_autocast
 def class_complexity_backward(
     grad: Tensor,
     features: Tensor,

@@ -1,4 +1,4 @@
-"""The torch.library side: each operator of `schemas` has an overload for every backend that implements it.
+"""The torch.library side: each operator has a schema, and an overload for every backend that implements it.
 
 `torch.ops.ddfast.<operator>.<backend>` is what an autograd function calls. All overloads of an operator have the same
 signature, so a caller need not know which one it got.
@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast.operators import backends
-from ddfast.operators.schemas import FAKES, SIGNATURES
+from ddfast.operators import backends, block_schemas, schemas
+
+SIGNATURES = schemas.SIGNATURES | block_schemas.SIGNATURES
+FAKES = schemas.FAKES | block_schemas.FAKES
 
 _library = torch.library.Library("ddfast", "DEF")
 

@@ -7,6 +7,8 @@
     class_complexity             class centralization and conditional mutual information
     class_complexity_backward    its gradient
 
+The operators of networks are in `block_schemas.py`.
+
 Matching features come as (N, A, B, P), N images of D = A·B local descriptors (channels, or channels by rows) at P
 positions, so that either `local` form of any memory format is read without a copy; complexity features as (N, E).
 Classes come as `offsets` (K + 1,) into a row `index` (N,), both None where rows are sorted and classes equal, and the
