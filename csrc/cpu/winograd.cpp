@@ -6,7 +6,7 @@
 // The points 0, ±5/8, ±5/4 and infinity, instead of 0, ±1, ±2, halve the error: to about twice that of a plain sum.
 #include "winograd.h"
 
-#include "vector.h"
+#include "transpose.h"
 
 namespace ddfast::DDFAST_ISA {
 namespace {
@@ -56,33 +56,46 @@ inline void output_pixels(Lanes* m, int step) {
   m[3 * step] = P * P2 * odd_p + Q * Q2 * odd_q + m[5 * step];
 }
 
-// Where the channels of output channel `o` and its neighbours begin among the kernel's points; blocks of channels lie one
-// after another, each (POINTS, depth, channels of the block).
-inline int64_t block_at(const Convolution& task, int64_t o) { return o / BLOCK * BLOCK * POINTS * task.depth; }
+// From one point to the next: a cache line more than its numbers, which else would all fall upon one another in the cache.
+inline int64_t stride_of(int64_t tiles, int64_t channels) { return tiles * channels + 16; }
+
+// Where the block of output channel `o` begins among the kernel's points: blocks lie one after another, each (POINTS, depth,
+// channels of the block) and padded likewise.
+inline int64_t block_at(const Convolution& task, int64_t o) {
+  return o / BLOCK * POINTS * stride_of(task.depth, BLOCK);
+}
 inline int64_t block_width(const Convolution& task, int64_t o) {
   const int64_t left = task.width - o / BLOCK * BLOCK;
   return left < BLOCK ? left : BLOCK;
 }
 
+// g[tap][i] = the kernel from input channel i0 + i to the outputs o and its neighbours, a lane each.
+template <class T>
+void read_kernel(const Convolution& task, int64_t o, int64_t i0, Lanes (*g)[LANES<float>]) {
+  const T* kernel = static_cast<const T*>(task.kernel);
+  for (int tap = 0; tap < 9; ++tap) {
+    for (int i = 0; i < LANES<float>; ++i)
+      g[tap][i] = load(task.adjoint ? kernel + ((i0 + i) * 9 + 8 - tap) * task.width + o
+                                    : kernel + ((o + i) * 9 + tap) * task.depth + i0);
+    if (!task.adjoint) transpose<float>(g[tap]);
+  }
+}
+
 template <class T>
 void kernel_as(const Convolution& task, int64_t first, int64_t last) {
-  const T* kernel = static_cast<const T*>(task.kernel);
   for (int64_t o = first; o < last; o += LANES<float>) {
     const int64_t width = block_width(task, o);
     float* to = task.points + block_at(task, o) + o % BLOCK;
-    for (int64_t i = 0; i < task.depth; ++i) {
-      Lanes g[9], half[3 * IN], points[POINTS];
-      for (int y = 0; y < 3; ++y)
-        for (int x = 0; x < 3; ++x) {
-          const T* at = kernel + i * task.stride_in + (task.flipped ? 2 - y : y) * task.stride_y +
-                        (task.flipped ? 2 - x : x) * task.stride_x + o * task.stride_out;
-          T lanes[LANES<float>];
-          for (int l = 0; l < LANES<float>; ++l) lanes[l] = at[l * task.stride_out];
-          g[y * 3 + x] = load(lanes);
-        }
-      for (int x = 0; x < 3; ++x) kernel_points(g + x, 3, half + x, 3);                        // [6, 3]
-      for (int y = 0; y < IN; ++y) kernel_points(half + y * 3, 1, points + y * IN, 1);         // [6, 6]
-      for (int p = 0; p < POINTS; ++p) store(to + (p * task.depth + i) * width, points[p]);
+    for (int64_t i0 = 0; i0 < task.depth; i0 += LANES<float>) {
+      Lanes g[9][LANES<float>];
+      read_kernel<T>(task, o, i0, g);
+      for (int64_t i = 0; i < LANES<float>; ++i) {
+        Lanes taps[9], half[3 * IN], points[POINTS];
+        for (int tap = 0; tap < 9; ++tap) taps[tap] = g[tap][i];
+        for (int x = 0; x < 3; ++x) kernel_points(taps + x, 3, half + x, 3);               // [6, 3]
+        for (int y = 0; y < IN; ++y) kernel_points(half + y * 3, 1, points + y * IN, 1);   // [6, 6]
+        for (int p = 0; p < POINTS; ++p) store(to + p * stride_of(task.depth, width) + (i0 + i) * width, points[p]);
+      }
     }
   }
 }
@@ -99,10 +112,11 @@ struct Place {
   }
 };
 
-// The tiles at the points: to [POINTS, tiles, depth].
+// The tiles at the points: to [POINTS, tiles, depth], padded as `stride_of` says.
 template <class T>
 void input_tiles(const Convolution& task, int64_t first, int64_t last, const T* zeros, float* to) {
   const T* in = static_cast<const T*>(task.in);
+  const int64_t stride = stride_of(last - first, task.depth);
   for (int64_t tile = first; tile < last; ++tile) {
     const Place at(task, tile);
     const T* pixels[POINTS];
@@ -120,7 +134,7 @@ void input_tiles(const Convolution& task, int64_t first, int64_t last, const T* 
 #pragma GCC unroll 6
       for (int y = 0; y < IN; ++y) input_points(d + y * IN, 1);
 #pragma GCC unroll 36
-      for (int p = 0; p < POINTS; ++p) store(to + (p * (last - first) + tile - first) * task.depth + i, d[p]);
+      for (int p = 0; p < POINTS; ++p) store(to + p * stride + (tile - first) * task.depth + i, d[p]);
     }
   }
 }
@@ -159,9 +173,10 @@ void multiply(int64_t registers, int64_t tiles, const float* from, const float* 
   }
 }
 
-// From products [POINTS, tiles, width] of the channels `o` and its neighbours to pixels.
+// From products [POINTS, tiles, width], padded likewise, of the channels `o` and its neighbours to pixels.
 template <class T>
 void output_tiles(const Convolution& task, int64_t first, int64_t last, int64_t o, int64_t width, const float* from) {
+  const int64_t stride = stride_of(last - first, width);
   for (int64_t tile = first; tile < last; ++tile) {
     const Place at(task, tile);
     T* to = static_cast<T*>(task.out) + ((at.image * task.height + at.y) * task.image_width + at.x) * task.width + o;
@@ -170,7 +185,7 @@ void output_tiles(const Convolution& task, int64_t first, int64_t last, int64_t 
     for (int64_t l = 0; l < width; l += LANES<float>) {
       Lanes m[POINTS];
 #pragma GCC unroll 36
-      for (int p = 0; p < POINTS; ++p) m[p] = load(from + (p * (last - first) + tile - first) * width + l);
+      for (int p = 0; p < POINTS; ++p) m[p] = load(from + p * stride + (tile - first) * width + l);
 #pragma GCC unroll 6
       for (int x = 0; x < IN; ++x) output_pixels(m + x, IN);
 #pragma GCC unroll 4
@@ -186,16 +201,17 @@ void output_tiles(const Convolution& task, int64_t first, int64_t last, int64_t 
 template <class T>
 void tiles_as(const Convolution& task, void* scratch, int64_t first, int64_t last) {
   const int64_t tiles = last - first;
-  float* points = static_cast<float*>(scratch);                 // [POINTS, tiles, depth]
-  float* products = points + POINTS * tiles * task.depth;       // [POINTS, tiles, BLOCK]
-  T* zeros = reinterpret_cast<T*>(products + POINTS * tiles * BLOCK);
+  float* points = static_cast<float*>(scratch);
+  float* products = points + POINTS * stride_of(tiles, task.depth);
+  T* zeros = reinterpret_cast<T*>(products + POINTS * stride_of(tiles, BLOCK));
   __builtin_memset(zeros, 0, task.depth * sizeof(T));
   input_tiles<T>(task, first, last, zeros, points);
   for (int64_t o = 0; o < task.width; o += BLOCK) {
     const int64_t width = block_width(task, o);
     for (int64_t p = 0; p < POINTS; ++p)
-      multiply<COLUMNS>(width / LANES<float>, tiles, points + p * tiles * task.depth,
-                        task.points + block_at(task, o) + p * task.depth * width, task.depth, products + p * tiles * width);
+      multiply<COLUMNS>(width / LANES<float>, tiles, points + p * stride_of(tiles, task.depth),
+                        task.points + block_at(task, o) + p * stride_of(task.depth, width), task.depth,
+                        products + p * stride_of(tiles, width));
     output_tiles<T>(task, first, last, o, width, products);
   }
 }
@@ -203,7 +219,7 @@ void tiles_as(const Convolution& task, void* scratch, int64_t first, int64_t las
 }  // namespace
 
 int64_t winograd_scratch(const Convolution& task, int64_t tiles) {
-  return (POINTS * tiles * (task.depth + BLOCK) + task.depth) * int64_t(sizeof(float));
+  return (POINTS * (stride_of(tiles, task.depth) + stride_of(tiles, BLOCK)) + task.depth) * int64_t(sizeof(float));
 }
 
 void winograd_kernel(const Convolution& task, int64_t first, int64_t last) {

@@ -17,10 +17,9 @@ struct Convolution {
   Element element;
   int64_t images, height, image_width;
   int64_t depth, width;  // channels in and out, multiples of 16
-  // Element (o, i, y, x) of the kernel: o goes to an output channel, i to an input one; `flipped` is seen from behind.
-  int64_t stride_out, stride_in, stride_y, stride_x;
-  bool flipped;
-  float* points;  // (36·depth·width): the kernel at the points, which `winograd_kernel` fills in
+  // The kernel lies as (width, 3, 3, depth); the adjoint's as (depth, 3, 3, width), and is seen from behind.
+  bool adjoint;
+  float* points;  // 36·(depth + 2)·width numbers: the kernel at the points, which `winograd_kernel` fills in
 
   int64_t tiles() const { return images * ((height + 3) / 4) * ((image_width + 3) / 4); }
 };

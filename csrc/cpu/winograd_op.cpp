@@ -14,8 +14,12 @@ Tensor empty_map(const Tensor& x, int64_t channels) {
 }
 
 bool channels_last(const Tensor& x) {
-  return x.stride(1) == 1 && x.stride(3) == x.size(1) && x.stride(2) == x.size(1) * x.size(3) &&
-         x.stride(0) == x.size(1) * x.size(2) * x.size(3);
+  int64_t expected = 1;
+  for (int64_t dim : {1, 3, 2, 0}) {
+    if (x.size(dim) != 1 && x.stride(dim) != expected) return false;
+    expected *= x.size(dim);
+  }
+  return true;
 }
 
 // A 3x3 convolution of stride 1 and padding 1, or its adjoint: the same with the kernel's channels exchanged and seen
@@ -31,21 +35,20 @@ Tensor conv3x3(const Tensor& x, const Tensor& kernel, const std::optional<Tensor
   STD_TORCH_CHECK(depth % 16 == 0 && width % 16 == 0, "kernel must have multiples of 16 channels");
   Tensor out = empty_map(x, width);
   if (x.numel() == 0) return out;
-  const Memory points = memory(36 * depth * width * 4);
-  const Convolution task{
+  STD_TORCH_CHECK(channels_last(kernel), "kernel must be channels_last");
+  const Memory points = memory(36 * (depth + 2) * width * 4);
+  Convolution task{
       x.const_data_ptr(), kernel.const_data_ptr(), nullptr, out.mutable_data_ptr(), type, x.size(0), x.size(2), x.size(3),
-      depth, width, kernel.stride(adjoint ? 1 : 0), kernel.stride(adjoint ? 0 : 1), kernel.stride(2), kernel.stride(3),
-      adjoint, static_cast<float*>(points.get())};
-  Convolution with_bias = task;
+      depth, width, adjoint, static_cast<float*>(points.get())};
   if (bias) {
     STD_TORCH_CHECK(element("bias", *bias) == type && bias->numel() == width && bias->is_contiguous(),
                     "bias must have shape (", width, ",) and the dtype of x");
-    with_bias.bias = bias->const_data_ptr();
+    task.bias = bias->const_data_ptr();
   }
   const auto kernels = DDFAST_DISPATCH(winograd_kernel);
   const auto tiles = DDFAST_DISPATCH(winograd_tiles);
   parallel(width / 16, 36 * 16 * depth, 0,
-           [&](void*, int64_t begin, int64_t end) { kernels(with_bias, begin, end); });
+           [&](void*, int64_t begin, int64_t end) { kernels(task, begin, end); });
   // A block of tiles at the points and its products stay in a core's cache; of a large kernel, which does not, more is made
   // at a time.
   const int64_t total = task.tiles(), most = depth <= 128 ? 32 : 64;
@@ -54,7 +57,7 @@ Tensor conv3x3(const Tensor& x, const Tensor& kernel, const std::optional<Tensor
   const int64_t bytes = DDFAST_DISPATCH(winograd_scratch)(task, (total + blocks - 1) / blocks);
   parallel(blocks, most * 36 * depth * width / 16, bytes, [&](void* scratch, int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block)
-      tiles(with_bias, scratch, total * block / blocks, total * (block + 1) / blocks);
+      tiles(task, scratch, total * block / blocks, total * (block + 1) / blocks);
   });
   return out;
 }

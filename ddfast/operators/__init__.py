@@ -10,6 +10,7 @@ import torch
 
 from ddfast.operators import backends, closed_form, closed_form_blocks, native  # noqa: F401  they register themselves
 from ddfast.operators.blocks import conv_block, norm_block
+from ddfast.operators.convolution import conv3x3
 from ddfast.operators.complexity import class_complexity
 from ddfast.operators.matching import moment_matching
 from ddfast.operators.moments import class_moments
@@ -29,4 +30,4 @@ else:
 if reason:
     backends.absent |= {"triton": reason, "cuda": reason}
 
-__all__ = ["class_complexity", "class_moments", "conv_block", "moment_matching", "norm_block"]
+__all__ = ["class_complexity", "class_moments", "conv3x3", "conv_block", "moment_matching", "norm_block"]

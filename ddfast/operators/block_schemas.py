@@ -4,6 +4,7 @@
     norm_block_backward   its gradients
     conv_block            3x3 convolution of images, instance norm, ReLU, 2x2 average pool; for frozen weights
     conv_block_backward   its gradient to the images
+    conv3x3               3x3 convolution between channels_last maps, stride 1 and padding 1, or its adjoint
 
 Instance norm is of each image and channel over its pixels: (x − mean)·rstd·weight + bias, rstd = 1 / sqrt(variance +
 eps) of the biased variance. The pool drops an odd last row or column. Maps (N, C, H, W) lie contiguously, NCHW or
@@ -33,6 +34,7 @@ SIGNATURES = {
     f" -> (Tensor out, {STATISTICS})",
     "conv_block_backward": f"(Tensor grad, Tensor images, Tensor kernel, {AFFINE}, {STATISTICS}, SymInt padding)"
     " -> Tensor",
+    "conv3x3": "(Tensor x, Tensor kernel, Tensor? bias, bool adjoint) -> Tensor",
 }
 
 
@@ -74,9 +76,15 @@ def _conv_block_backward(grad: Tensor, images: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(images)
 
 
+def _conv3x3(x: Tensor, kernel: Tensor, bias: Any, adjoint: bool) -> Tensor:
+    shape = (x.shape[0], kernel.shape[1 if adjoint else 0], *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "norm_block": _norm_block,
     "norm_block_backward": _norm_block_backward,
     "conv_block": _conv_block,
     "conv_block_backward": _conv_block_backward,
+    "conv3x3": _conv3x3,
 }

@@ -136,5 +136,14 @@ def conv_block_backward(
     return _like(images, F.fold(patches, images.shape[2:], 3, padding=padding))
 
 
-for _operator in (norm_block, norm_block_backward, conv_block, conv_block_backward):
+@without_autocast
+def conv3x3(x: Tensor, kernel: Tensor, bias: Tensor | None, adjoint: bool) -> Tensor:
+    if adjoint:
+        kernel = kernel.transpose(0, 1).flip(2, 3)
+    out = _convolution(_wide(x), kernel, 1)
+    out = out if bias is None else out + _per_channel(bias, out, 0)
+    return torch.empty_like(out, dtype=x.dtype, memory_format=torch.channels_last).copy_(out)
+
+
+for _operator in (norm_block, norm_block_backward, conv_block, conv_block_backward, conv3x3):
     implement("reference", _operator.__name__, _operator, "CompositeExplicitAutograd")

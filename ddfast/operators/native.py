@@ -19,7 +19,7 @@ except ModuleNotFoundError:
 except ImportError as error:
     backends.absent["cpp"] = f"ddfast._C does not load: {error}"
 else:
-    for _operator in SIGNATURES:
+    for _operator in (*SIGNATURES, "conv3x3"):
         declare("cpp", _operator)
 
 
