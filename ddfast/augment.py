@@ -99,9 +99,7 @@ def parse_strategy(text: str) -> tuple[str, ...]:
     return strategy
 
 
-def augment(
-    images: Tensor, draws: Tensor, strategy: Sequence[str] = STRATEGY, *, backend: str | None = None
-) -> Tensor:
+def augment(images: Tensor, draws: Tensor, strategy: Sequence[str] = STRATEGY, *, backend: str | None = None) -> Tensor:
     """Applies one operation to each group of images, with the same parameters for all images of the group.
 
     A group is a class; real and synthetic images are augmented alike by calls with the same draws. A group's result
