@@ -9,8 +9,8 @@ Row g of the table says what happens to the images of group g: an operation, fou
     SAMPLE  x bilinearly at M·(column, row) about the centre, 0 outside        M by rows, in pixels
 
 A program makes PIXELS pixels of one image in all channels, CHANNELS at a time, and takes one way through the kernel.
-The transpose of a sample is gathered too: for every pixel, the pixels that sampled it are found by the inverse of M, and
-what they hold is added up in a fixed order. Positions are float64, of which there is one for all channels.
+The transpose of a sample is gathered too: the pixels that sampled a pixel are found by the inverse of M, and what they
+hold is added up in a fixed order. Positions are float64, of which there is one for all channels.
 """
 
 import triton
