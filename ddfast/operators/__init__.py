@@ -8,7 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
-from ddfast.operators import backends, closed_form, native  # noqa: F401  backends register themselves
+from ddfast.operators import backends, closed_form, native, reference_augment  # noqa: F401  these register themselves
+from ddfast.operators.augment import augment
 from ddfast.operators.complexity import class_complexity
 from ddfast.operators.matching import moment_matching
 from ddfast.operators.moments import class_moments
@@ -21,11 +22,11 @@ elif find_spec("ddfast.kernels") is None:
     reason = "ddfast.kernels is missing: install ddfast, or link kernels/ into ddfast/"
 else:
     reason = ""
-    from ddfast.operators import triton_complexity, triton_matching  # noqa: F401
+    from ddfast.operators import triton_augment, triton_complexity, triton_matching  # noqa: F401
 
     if native.load_cuda():
         from ddfast.operators import cuda_matching  # noqa: F401
 if reason:
     backends.absent |= {"triton": reason, "cuda": reason}
 
-__all__ = ["class_complexity", "class_moments", "moment_matching"]
+__all__ = ["augment", "class_complexity", "class_moments", "moment_matching"]
