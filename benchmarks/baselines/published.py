@@ -7,6 +7,7 @@ The activations of all classes stay until one backward over the sum, and PyTorch
 Written from the papers' formulas; names of parameters are those of `ddfast.networks`, so that weights can be exchanged.
 """
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -76,8 +77,7 @@ class ResNet18(nn.Module):
         self.norm = nn.GroupNorm(width, width)
         widths = [width, width, width, *(width << stage for stage in (1, 1, 2, 2, 3, 3))]
         blocks = [
-            BasicBlock(before, after, 1 if before == after else 2)
-            for before, after in zip(widths, widths[1:], strict=False)
+            BasicBlock(before, after, 1 if before == after else 2) for before, after in itertools.pairwise(widths)
         ]
         self.blocks = nn.Sequential(*blocks)
         window = min(4, size[0] // 8)
