@@ -77,7 +77,7 @@ def save_npz(folder: Path, dataset: Dataset) -> Path:
 def make_pool(folder: Path, dataset: Dataset, count: int = 3, **keys: Any) -> Pool:
     settings = PoolConfig(**{"epochs": 1, "network": "convnet", "width": 4, "depth": 2, **keys})
     pretrain(folder, dataset, count, settings, lambda: None, lambda number, reached: None)
-    return Pool(folder, dataset)
+    return Pool.load(folder, dataset)
 
 
 def make_distiller(config: Config, dataset: Dataset, pool: Pool | None = None, plan: Plan | None = None) -> Distiller:

@@ -17,6 +17,7 @@ from ddfast.distill.config import Config
 from ddfast.distill.folder import State
 from ddfast.distill.plan import Plan
 from ddfast.distill.pool import Pool
+from ddfast.distill.precision import convolutions, to_network
 from ddfast.networks import Network, draw_weights
 from ddfast.segments import ClassSegments
 
@@ -49,6 +50,10 @@ class Distiller:
 
     def iterate(self, state: State) -> Tensor:
         """One step of the images; the unweighted terms of the loss (4,), in the order of TERMS, on the device."""
+        with convolutions(self.config.precision):
+            return self._iterate(state)
+
+    def _iterate(self, state: State) -> Tensor:
         config, number = self.config, state.iteration
         draw_weights(self.network, keyed.generator(config.seed, number, "matching network", self.device))
         member = self.pool.member(config.seed, number) if self.pool else None
@@ -73,7 +78,7 @@ class Distiller:
         if not any(name in self.weights for name in MATCHING):
             return torch.zeros(2, device=self.device)
         real = self._real_features(classes, draws, number)
-        synthetic = self.network.embed(augment(images, draws, self.strategy).flatten(0, 1))
+        synthetic = self.network.embed(to_network(augment(images, draws, self.strategy), self.network))
         loss, terms = DF.moment_matching(
             real,
             synthetic,
@@ -93,7 +98,7 @@ class Distiller:
         split = self.dataset.train
         scores = keyed.bits(self.config.seed, number, classes, "real images", max(split.counts))
         images = self.dataset.normalise(split.images[split.choose(classes, self.batch_real, scores)])
-        batch = augment(images, draws, self.strategy).flatten(0, 1)
+        batch = to_network(augment(images, draws, self.strategy), self.network)
         return torch.cat([self.network.embed(rows) for rows in batch.split(self.plan.rows)])
 
     def _simplify(self, images: Tensor, draws: Tensor, member: Network) -> Tensor:
@@ -102,12 +107,12 @@ class Distiller:
         segments = ClassSegments.uniform(len(images), config.ipc)
         terms = {}
         if config.centralization_weight != 0:
-            augmented = augment(images, draws, self.strategy).flatten(0, 1)
+            augmented = to_network(augment(images, draws, self.strategy), member)
             spread = DF.class_centralization(member.features(augmented), segments, alpha=config.alpha, beta=config.beta)
             (config.centralization_weight * spread).backward()
             terms[COMPLEXITY[0]] = spread.detach()
         if config.cmi_weight != 0:
-            features = member.features(images.flatten(0, 1))
+            features = member.features(to_network(images, member))
             total = config.ipc * self.dataset.num_classes  # the batch mean is over all classes, not over the chunk's
             information = DF.conditional_mutual_information(features, segments, reduction="sum") / total
             (config.cmi_weight * information).backward()

@@ -37,7 +37,7 @@ def footprint(network: Network, method: str, shape: tuple[int, ...]) -> tuple[in
 
     for module in probe.modules():
         module.register_forward_hook(look)
-    image = torch.zeros(1, *shape, device="meta", requires_grad=True)
+    image = torch.zeros(1, *shape, dtype=network.head.weight.dtype, device="meta", requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         getattr(probe, method)(image)
     return largest[0], sum(map(_bytes, kept.values()))

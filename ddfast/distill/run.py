@@ -14,6 +14,7 @@ from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import TERMS, Distiller
 from ddfast.distill.plan import Plan, footprint, make_plan
 from ddfast.distill.pool import Pool, pretrain_with_progress
+from ddfast.distill.precision import check_precision, convert
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
 from ddfast.errors import RunFailed, UserError
 from ddfast.evaluate import evaluate_all, evaluate_distilled
@@ -41,16 +42,17 @@ class Run:
         self.console = console
         self.device = find_device(config.device)
         self.config = config = config.replace(device=str(self.device))
+        check_precision(config.precision, self.device)
         self.dataset = load_data(config, self.device)
         fewest = min(self.dataset.train.counts)
         if config.init == "real" and config.ipc > fewest:
             raise UserError(
                 f"ipc must be at most {fewest}, the images of the smallest class of {config.data}, got {config.ipc}"
             )
-        self.network = build_network(config, self.dataset).requires_grad_(False)
+        self.network = convert(build_network(config, self.dataset), config.precision).requires_grad_(False)
         if config.needs_pool and not config.pool:
             build_network(pool_config(config), self.dataset)  # what cannot be built must fail before the folder is made
-        self.pool = Pool(Path(config.pool), self.dataset) if config.needs_pool and config.pool else None
+        self.pool = self._load_pool(Path(config.pool)) if config.needs_pool and config.pool else None
         self.labels = labels_of(config, self.dataset)
         self.state = self.folder.load_state(self.device) if resume else None
         if self.state is None and not bool(self._initial_images().isfinite().all()):
@@ -77,7 +79,10 @@ class Run:
         path = self.folder.path / "pool"
         settings = pool_config(config)
         pretrain_with_progress(path, self.dataset, config.pool_count, settings, self.console, self.stop)
-        self.pool = Pool(path, self.dataset)
+        self.pool = self._load_pool(path)
+
+    def _load_pool(self, path: Path) -> Pool:
+        return Pool.load(path, self.dataset, self.config.precision)
 
     def _begin(self) -> State:
         """The state to go on from, with the threads and chunks it was computed with."""
