@@ -12,10 +12,10 @@ import torch
 from benchmarks.baselines.published import Published, save_network
 from ddfast import keyed
 from ddfast.data import Dataset, Split
-from ddfast.distill.config import Config, parse_bytes
+from ddfast.distill.config import Config
 from ddfast.distill.folder import State
 from ddfast.distill.loop import Distiller
-from ddfast.distill.plan import footprint, make_plan
+from ddfast.distill.plan import make_plan
 from ddfast.distill.pool import Pool
 from ddfast.distill.precision import convert
 from ddfast.networks import build
@@ -87,14 +87,7 @@ def contender(name: str, setting: Setting, device: torch.device) -> Iterator[Cal
         return
     network = convert(build_network(config, dataset).requires_grad_(False), name)
     pool = Pool([convert(network, name) for network in networks]) if networks else None
-    plan = make_plan(
-        parse_bytes(config.memory_budget),
-        shape=(3, *dataset.size),
-        ipc=config.ipc,
-        batch_real=config.batch_real,
-        matching=footprint(network, "embed", (3, *dataset.size)),
-        complexity=footprint(pool.networks[0], "features", (3, *dataset.size)) if pool else (0, 0),
-    )
+    plan = make_plan(config, dataset, network, pool)
     distiller = Distiller(config, dataset, network, pool, plan)
-    state = State(images, torch.zeros_like(images), 0, torch.get_num_threads(), plan.classes, plan.rows)
+    state = State(images, torch.zeros_like(images), 0, torch.get_num_threads(), plan)
     yield lambda: distiller.report(distiller.iterate(state))

@@ -9,10 +9,10 @@ from torch import Tensor
 
 import ddfast
 from ddfast import keyed
-from ddfast.distill.config import Config, parse_bytes
+from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import TERMS, Distiller
-from ddfast.distill.plan import Plan, footprint, make_plan
+from ddfast.distill.plan import make_plan
 from ddfast.distill.pool import Pool, pretrain_with_progress
 from ddfast.distill.precision import check_precision, convert
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
@@ -89,26 +89,15 @@ class Run:
         state = self.state
         if state is None:
             images = self._initial_images()
-            plan = self._plan()
+            plan = make_plan(self.config, self.dataset, self.network, self.pool)
             threads = torch.get_num_threads()
-            state = State(images, torch.zeros_like(images), 0, threads, plan.classes, plan.rows)
+            state = State(images, torch.zeros_like(images), 0, threads, plan)
             self._checkpoint(state)
         elif state.threads != torch.get_num_threads():
             self.console.print(f"using {state.threads} threads, as this run did before")
             torch.set_num_threads(state.threads)
         self.folder.cut(state.iteration)
         return state
-
-    def _plan(self) -> Plan:
-        shape = (self.dataset.channels, *self.dataset.size)
-        return make_plan(
-            parse_bytes(self.config.memory_budget),
-            shape=shape,
-            ipc=self.config.ipc,
-            batch_real=min(self.config.batch_real, min(self.dataset.train.counts)),
-            matching=footprint(self.network, "embed", shape),
-            complexity=footprint(self.pool.networks[0], "features", shape) if self.pool else (0, 0),
-        )
 
     def _initial_images(self) -> Tensor:
         """(K·IPC, C, H, W): random real images of every class, or noise."""
@@ -136,7 +125,7 @@ class Run:
     def _distill(self, state: State) -> None:
         config = self.config
         self._saved = state.iteration
-        distiller = Distiller(config, self.dataset, self.network, self.pool, Plan(state.classes, state.rows))
+        distiller = Distiller(config, self.dataset, self.network, self.pool, state.plan)
         with meter(self.console, "distil", config.iterations, state.iteration) as bar:
             note = ""
             while state.iteration < config.iterations:
