@@ -1,11 +1,14 @@
 """Whole iterations on random images, where time and memory do not depend on what the images show: the published loop's
 and ddfast's."""
 
+import argparse
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,6 +69,22 @@ class Setting:
         test = Split.from_tensors(images[: self.classes], labels[: self.classes], self.classes)
         names = [str(k) for k in range(self.classes)]
         return Dataset.from_splits("random", train, test, names).to(device)
+
+
+def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """An option for every field of Setting, each of which takes several values."""
+    for field in fields(Setting):
+        kind, default = type(field.default), defaults.get(field.name, field.default)
+        default = default if isinstance(default, list) else [default]
+        choices = list(LOSSES) if field.name == "losses" else None
+        option, shown = f"--{field.name.replace('_', '-')}", f"default: {' '.join(map(str, default))}"
+        parser.add_argument(option, nargs="+", type=kind, default=default, choices=choices, help=shown)
+
+
+def settings(options: argparse.Namespace) -> list[Setting]:
+    """Every combination of what was given."""
+    names = [field.name for field in fields(Setting)]
+    return [Setting(*values) for values in itertools.product(*(getattr(options, name) for name in names))]
 
 
 @contextlib.contextmanager
