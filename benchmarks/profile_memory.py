@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
                 record = {"environment": here, "rows": [asdict(row) for row in rows]}
                 (out / "memory.json").write_text(json.dumps(record, indent=1) + "\n")
     for shown in tables(rows):
-        Console().print(shown, "")
+        Console(width=160).print(shown, "")
     plot(rows, out / "memory.png")
     print(out / "memory.json")
     return rows

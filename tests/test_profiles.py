@@ -74,17 +74,18 @@ def test_an_iteration_has_every_phase_and_little_else(name: str) -> None:
     assert profile.memory.peak == max(profile.memory.peak_by_phase.values())
 
 
-@pytest.mark.parametrize("losses", ["dm", "all"])
-def test_the_published_loop_grows_with_the_classes_and_ddfast_does_not(losses: str) -> None:
-    def peak(name: str, classes: int) -> int:
-        with contender(name, replace(TINY, classes=classes, losses=losses), CPU) as iterate:
-            iterate()
-            return profiled(iterate, CPU).memory.peak
+@pytest.mark.parametrize("name", ["published", "float32", "bf16"])
+def test_the_published_loop_grows_with_the_classes_and_ddfast_does_not(name: str) -> None:
+    """Over some iterations: what augmentation takes is left to chance, and in small networks it shows."""
+    setting = replace(TINY, width=16, pool_width=8, budget="512KiB", losses="dm")
 
-    few, many = 10, 40
-    assert peak("published", many) > 3 * peak("published", few)
-    for precision in ("float32", "bf16"):
-        assert peak(precision, many) < 1.05 * peak(precision, few)
+    def peak(classes: int) -> int:
+        with contender(name, replace(setting, classes=classes), CPU) as iterate:
+            iterate()
+            return max(profiled(iterate, CPU).memory.peak for _ in range(6))
+
+    few, many = peak(6), peak(24)
+    assert many > 3 * few if name == "published" else many < 1.05 * few
 
 
 def test_profile_memory_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +99,7 @@ def test_profile_memory_writes_what_it_prints(tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "memory.png").stat().st_size > 0
     printed = capsys.readouterr().out
     assert f"{rows[1].peak_bytes / 2**20:.1f}" in printed
-    assert "real features" in printed
+    assert f"{rows[1].peak_bytes_by_phase['real features'] / 2**20:.1f}" in printed
 
 
 def test_profile_iteration_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
