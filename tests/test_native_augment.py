@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from oracle import assert_close, differentiate
-from oracle import capabilities_to_test
+from oracle import assert_close, capabilities_to_test, differentiate
 
 from ddfast import operators
 from ddfast.operators import backends, native
