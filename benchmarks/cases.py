@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import inputs
-from benchmarks.baselines import eager, loop
+from benchmarks.baselines import augmentation, eager, loop
 from benchmarks.workloads import Workload
-from ddfast import ClassMoments, reference
+from ddfast import ClassMoments, keyed, reference
+from ddfast.augment import DRAWS, augment
 from ddfast.operators.backends import BACKENDS, refusal
 from tests import oracle
 from tests.oracle import Batch, Loss
@@ -19,6 +20,8 @@ from tests.oracle import Batch, Loss
 COMPLEXITY = ("class_complexity", "class_centralization", "conditional_mutual_information")
 MATCHING = ("moment_matching", "distribution_matching", "covariance_matching")
 MOMENTS = ("class_moments",)
+AUGMENT = ("augment", "augment_real")  # of synthetic images with its gradient, and of real ones
+CONSTANT = ("class_moments", "augment_real")  # what has no gradient
 
 Function = Callable[[Tensor], Any]  # of the features that are differentiated, or whose moments are taken
 Bind = Callable[[Batch], Function]  # what need not be timed: the segments and the constant side
@@ -42,13 +45,16 @@ def loss_of(operator: str, local: str) -> Loss:
 
 def backends(operator: str, device: torch.device) -> list[str]:
     """Those that run the operator here."""
-    needed = MOMENTS if operator in MOMENTS else loss_of(operator, "channels").operators
+    if operator in AUGMENT:
+        needed: tuple[str, ...] = ("augment", "augment_backward")
+    else:
+        needed = MOMENTS if operator in MOMENTS else loss_of(operator, "channels").operators
     return [name for name in BACKENDS if all(refusal(name, part, device) is None for part in needed)]
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operator on a workload: a loss with its gradient, or the moments, which have none."""
+    """An operator on a workload, with its gradient where it has one."""
 
     operator: str
     workload: Workload
@@ -56,21 +62,39 @@ class Case:
 
     @property
     def differentiable(self) -> bool:
-        return self.operator not in MOMENTS
+        return self.operator not in CONSTANT
 
     def batch(self, seed: int) -> Batch:
+        if self.operator in AUGMENT:
+            return inputs.images(self.workload, self.device, seed)
         make = inputs.complexity if self.operator in COMPLEXITY else inputs.matching
         return make(self.workload, self.device, seed)
 
     def features(self, batch: Batch) -> Tensor:
         return batch.syn if self.differentiable else batch.real
 
+    def upstream(self, batch: Batch) -> Tensor | None:
+        """The gradient of the result; that of a loss is 1."""
+        return batch.syn.roll(1, 0) if self.operator in AUGMENT else None
+
     def definition(self, batch: Batch) -> Function:
+        if self.operator in AUGMENT:
+            return self._augmentation(augmentation.loop, batch)
         if self.differentiable:
             return partial(loss_of(self.operator, self.workload.local).definition, batch)
         return partial(_moments_by_definition, batch, self.workload.local)
 
     def contenders(self) -> dict[str, Bind]:
+        if self.operator in AUGMENT:
+            functions: dict[str, Callable[..., Tensor]] = {
+                "loop": augmentation.loop,
+                "eager": augmentation.eager,
+                "compile": torch.compile(
+                    augmentation.eager, dynamic=False
+                ),  # in several graphs: it asks what was drawn
+            }
+            functions |= {name: partial(augment, backend=name) for name in backends(self.operator, self.device)}
+            return {name: partial(self._augmentation, function) for name, function in functions.items()}
         baseline = getattr(eager, self.operator)
         bound = {
             "loop": partial(self._baseline, getattr(loop, self.operator)),
@@ -86,6 +110,11 @@ class Case:
         if loss.matching:
             return lambda syn: function(batch.real, syn, batch.num_classes, **loss.options)
         return lambda features: function(features, batch.num_classes, **loss.options)
+
+    def _augmentation(self, function: Callable[..., Tensor], batch: Batch) -> Function:
+        draws = keyed.uniform(0, 0, torch.arange(batch.num_classes), "benchmark", DRAWS)
+        draws[:, 0] = (torch.arange(batch.num_classes) + 0.5) / batch.num_classes  # every operation equally often
+        return lambda images: function(images.unflatten(0, (batch.num_classes, -1)), draws).flatten(0, 1)
 
     def _public(self, backend: str, batch: Batch) -> Function:
         if self.differentiable:

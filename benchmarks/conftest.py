@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import environment, intervals
 from benchmarks.baselines import BASELINES
-from benchmarks.cases import MOMENTS, Case, backends
+from benchmarks.cases import CONSTANT, Case, backends
 from benchmarks.ceilings import Ceilings, measure_ceilings
 from benchmarks.floors import floor
 from benchmarks.measure import Measured, measure
@@ -29,7 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every benchmark of the module's OPERATORS; those of one case one after the other."""
+    """Every benchmark of the module's OPERATORS, if it has some; those of one case one after the other."""
+    if not hasattr(metafunc.module, "OPERATORS"):
+        return
     plan = [
         (operator, workload, direction, contender)
         for operator in metafunc.module.OPERATORS
@@ -42,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def directions(operator: str) -> list[str]:
-    called = ["forward"] if operator in MOMENTS else ["forward", "backward", "both"]
+    called = ["forward"] if operator in CONSTANT else ["forward", "backward", "both"]
     graphs = [f"{name}-graph" for name in called if name != "backward"]
     return called + (graphs if DEVICE.type == "cuda" else [])
 

@@ -5,6 +5,7 @@ its diagonal. Only matrix products are counted: where there are none the floor i
 which a CPU does not do for nothing, are not in it.
 """
 
+import math
 from dataclasses import dataclass
 
 from benchmarks.ceilings import Ceilings
@@ -30,6 +31,8 @@ class Floor:
 def floor(operator: str, workload: Workload, direction: str) -> Floor:
     if operator == "class_moments":
         return _moments(workload)
+    if operator.startswith("augment"):
+        return _augment(workload, direction, workload.real if operator == "augment_real" else workload.ipc)
     if operator.endswith("matching"):
         mean, covariance = operator != "covariance_matching", operator != "distribution_matching"
         return _matching(workload, direction, mean, covariance)
@@ -53,6 +56,11 @@ def _matching(w: Workload, direction: str, mean: bool, covariance: bool) -> Floo
         gaps = w.classes * (mean * d * p + covariance * (d * p + d * d))
         return Floor(ITEM * (covariance * syn + gaps + syn), general=general)
     return Floor(ITEM * (real + 2 * syn), symmetric, general)
+
+
+def _augment(w: Workload, direction: str, per_class: int) -> Floor:
+    images = w.classes * per_class * math.prod(w.image)
+    return Floor(ITEM * images * (4 if direction == "both" else 2))
 
 
 def _complexity(w: Workload, direction: str, losses: int) -> Floor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Bind, Case, Function
+from benchmarks.cases import AUGMENT, Bind, Case, Function
 from tests.oracle import Batch, assert_accurate, differentiate
 
 
@@ -33,5 +33,8 @@ class Gate:
     def _results(self, function: Function, batch: Batch) -> dict[str, Tensor]:
         features = self.case.features(batch)
         if self.case.differentiable:
-            return dict(zip(("value", "gradient"), differentiate(function, features), strict=True))
+            results = differentiate(function, features, self.case.upstream(batch))
+            return dict(zip(("value", "gradient"), results, strict=True))
+        if self.case.operator in AUGMENT:
+            return {"images": function(features)}
         return dict(zip(("means", "covariances"), function(features), strict=True))

@@ -67,7 +67,7 @@ def parts(out: Path) -> Iterator[Part]:
             variables={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # each tensor an allocation with bounds of its own
         )
     yield Part("tune", (sys.executable, "-m", "benchmarks.tune"), refusal=_no_device)
-    for stem in ("moments", "matching", "complexity"):
+    for stem in ("moments", "matching", "complexity", "iteration"):
         results = f"--benchmark-json={out / f'operators-{stem}.json'}"
         shown = "--benchmark-columns=median,iqr,rounds"
         scale = () if CUDA else ("--scale", "quick")

@@ -19,6 +19,11 @@ def complexity(workload: Workload, device: torch.device, seed: int) -> Batch:
     return _batch(workload, (workload.width,), 0, device, seed)
 
 
+def images(workload: Workload, device: torch.device, seed: int) -> Batch:
+    """Images of both sides."""
+    return _batch(workload, workload.image, workload.real, device, seed)
+
+
 def _batch(workload: Workload, row: tuple[int, ...], real: int, device: torch.device, seed: int) -> Batch:
     """Features as after a ReLU: not negative, their mean about as large as their spread, classes apart."""
     normal = partial(torch.randn, generator=torch.Generator(device).manual_seed(seed), device=device)

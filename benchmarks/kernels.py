@@ -34,7 +34,8 @@ from triton.runtime.jit import JITFunction, mangle_type
 from benchmarks.environment import ROOT
 from benchmarks.workloads import WORKLOADS, Workload
 from ddfast.kernels.tiling import Chip
-from ddfast.operators import triton_complexity, triton_matching
+from ddfast.operators import triton_augment, triton_complexity, triton_matching
+from ddfast.operators.schemas import TABLE
 
 CHIPS = {"A100": Chip(80, 108), "H100": Chip(90, 132), "B200": Chip(100, 148)}
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
@@ -168,6 +169,10 @@ def calls(workload: Workload, dtype: torch.dtype) -> Iterator[Callable[[], Any]]
     yield lambda: triton_complexity.class_complexity(rows, *side, *weights, True)
     state = [empty(k, workload.width) for _ in range(3)]
     yield lambda: triton_complexity.class_complexity_backward(empty(), rows, *side, *state, *weights)
+    if dtype in triton_augment.DTYPES:
+        images, table = empty(k, ipc, *workload.image, dtype=dtype), empty(k, TABLE, dtype=torch.float64)
+        yield lambda: triton_augment.augment(images, table)
+        yield lambda: triton_augment.augment_backward(images, table)
 
 
 def launches(workload: Workload, dtype: torch.dtype, chip: Chip) -> list[Launch]:

@@ -43,7 +43,7 @@ def measure(case: Case, budget: float, rounds: tuple[int, int]) -> Measured:
     measured, gate, turns = Measured(len(batches)), Gate(case, batches[:2]), {}
     number = itertools.count()  # of the input set, over all turns: what is read next was not read lately
     for name, bind in case.contenders().items():
-        steps = [Step(bind(batch), case.features(batch), case.differentiable) for batch in batches]
+        steps = [Step(bind(it), case.features(it), case.differentiable, case.upstream(it)) for it in batches]
         runs = steps[0].runs
         measured.first_call[name] = {k: v for run in runs for k, v in steps[0].timed(run, clock).items()}
         reason = gate.refusal(name, bind)

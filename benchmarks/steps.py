@@ -13,8 +13,8 @@ Seconds = dict[str, float]  # by direction
 
 
 class Step:
-    def __init__(self, function: Function, features: Tensor, differentiable: bool):
-        self.function, self.features = function, features.detach()
+    def __init__(self, function: Function, features: Tensor, differentiable: bool, upstream: Tensor | None = None):
+        self.function, self.features, self.upstream = function, features.detach(), upstream
         self.leaf = features.detach().requires_grad_(differentiable)
         self.runs: dict[str, Callable[[], Any]] = {"forward": self.forward}
         if differentiable:
@@ -26,10 +26,10 @@ class Step:
             self.function(self.features)
 
     def both(self, between: Callable[[], Any] = lambda: None) -> None:
-        """The loss, then its gradient."""
-        loss = self.function(self.leaf)
+        """The result, then its gradient."""
+        result = self.function(self.leaf)
         between()
-        torch.autograd.grad(loss, self.leaf)
+        torch.autograd.grad(result, self.leaf, self.upstream)
 
     def timed(self, run: str, clock: HostClock) -> Seconds:
         """Of "forward", or of "both" and of its second part, "backward"."""

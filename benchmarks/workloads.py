@@ -17,6 +17,7 @@ class Workload:
     cpu_classes: int
     local: str = "channels"
     scale: str = "full"
+    image: tuple[int, int, int] = (3, 32, 32)  # what its data set's images are
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -28,11 +29,13 @@ class Workload:
         if scale == "cpu" and self.cpu_classes < self.classes:
             return replace(self, classes=self.cpu_classes, scale=f"{self.cpu_classes} of {self.classes} classes")
         if scale == "quick":
-            return replace(self, classes=2, real=6, ipc=3, row=(4, 4, 4), width=16, scale="quick")
+            small = {"row": (4, 4, 4), "width": 16, "image": (3, 8, 8)}
+            return replace(self, classes=2, real=6, ipc=3, **small, scale="quick")
         return self
 
 
 MAP = (128, 4, 4)  # of a ConvNet-3 at 32x32, of a ConvNet-4 at 64x64
+TINY = (3, 64, 64)
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -40,8 +43,8 @@ WORKLOADS = {
         Workload("c10-ipc50", 10, 256, 50, MAP, 512, cpu_classes=10),
         Workload("c10-ipc1000", 10, 1024, 1000, MAP, 512, cpu_classes=2),
         Workload("c100-ipc50", 100, 256, 50, MAP, 512, cpu_classes=20),
-        Workload("tiny-ipc10", 200, 256, 10, MAP, 2048, cpu_classes=20),
-        Workload("tiny-ipc50", 200, 256, 50, MAP, 2048, cpu_classes=20),
-        Workload("tiny-rows-ipc10", 200, 256, 10, (128, 8, 8), 2048, cpu_classes=4, local="rows"),
+        Workload("tiny-ipc10", 200, 256, 10, MAP, 2048, cpu_classes=20, image=TINY),
+        Workload("tiny-ipc50", 200, 256, 50, MAP, 2048, cpu_classes=20, image=TINY),
+        Workload("tiny-rows-ipc10", 200, 256, 10, (128, 8, 8), 2048, cpu_classes=4, local="rows", image=TINY),
     )
 }

@@ -37,6 +37,7 @@ from ddfast.distill.pool import Pool, PoolConfig, pretrain
 from ddfast.distill.run import Run
 from ddfast.training import build_network
 
+WHOLE = Plan(10**6, 10**6, 10**6, 10**6)  # everything at once
 SECONDS = 100  # after which a child is ended
 
 SMALL = {"device": "cpu", "width": 8, "depth": 2, "epochs": 2, "repeats": 1}
@@ -77,12 +78,12 @@ def save_npz(folder: Path, dataset: Dataset) -> Path:
 def make_pool(folder: Path, dataset: Dataset, count: int = 3, **keys: Any) -> Pool:
     settings = PoolConfig(**{"epochs": 1, "network": "convnet", "width": 4, "depth": 2, **keys})
     pretrain(folder, dataset, count, settings, lambda: None, lambda number, reached: None)
-    return Pool(folder, dataset)
+    return Pool.load(folder, dataset)
 
 
 def make_distiller(config: Config, dataset: Dataset, pool: Pool | None = None, plan: Plan | None = None) -> Distiller:
     network = build_network(config, dataset).requires_grad_(False)
-    return Distiller(config, dataset, network, pool, plan or Plan(dataset.num_classes, 10**6))
+    return Distiller(config, dataset, network, pool, plan or WHOLE)
 
 
 def make_state(config: Config, dataset: Dataset, seed: int = 0) -> State:
@@ -90,7 +91,7 @@ def make_state(config: Config, dataset: Dataset, seed: int = 0) -> State:
     shape = (dataset.num_classes * config.ipc, dataset.channels, *dataset.size)
     generator = keyed.generator(seed, 0, "test", torch.device("cpu"))
     images, momentum = torch.randn(2, *shape, generator=generator)
-    return State(images, 0.01 * momentum, 0, 1, 1, 1)
+    return State(images, 0.01 * momentum, 0, 1, WHOLE)
 
 
 def make_config(folder: Path) -> Config:

@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "pool_network": "convnet",
     "pool_width": 5,
     "pool_depth": 6,
+    "precision": "bf16",
     "memory_budget": "1.5GiB",
     "epochs": 1,
     "repeats": 20,

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import gpu, report
 from benchmarks.baselines import BASELINES
-from benchmarks.cases import COMPLEXITY, MATCHING, MOMENTS, Case, backends
+from benchmarks.cases import AUGMENT, COMPLEXITY, MATCHING, MOMENTS, Case, backends
 from benchmarks.ceilings import Ceilings
 from benchmarks.floors import Floor, floor
 from benchmarks.gate import Gate
@@ -46,7 +46,7 @@ def gate_of(case: Case) -> Gate:
 
 
 @pytest.mark.parametrize("workload", ["tiny-ipc50", "tiny-rows-ipc10"])
-@pytest.mark.parametrize("operator", [*MOMENTS, *MATCHING, *COMPLEXITY])
+@pytest.mark.parametrize("operator", [*MOMENTS, *MATCHING, *COMPLEXITY, *AUGMENT])
 def test_eager_loop_and_reference_pass_the_gate(operator, workload):
     case = tiny(operator, workload)
     gate, contenders = gate_of(case), case.contenders()

@@ -13,7 +13,14 @@ LAST = torch.channels_last
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.operators("conv3x3")]
 assert "conv3x3" in SIGNATURES
 
-SHAPES = [(2, 16, 32, 8, 8), (3, 32, 16, 5, 7), (1, 48, 80, 3, 4), (2, 16, 16, 1, 1), (1, 16, 144, 9, 2), (0, 16, 16, 4, 4)]
+SHAPES = [
+    (2, 16, 32, 8, 8),
+    (3, 32, 16, 5, 7),
+    (1, 48, 80, 3, 4),
+    (2, 16, 16, 1, 1),
+    (1, 16, 144, 9, 2),
+    (0, 16, 16, 4, 4),
+]
 
 
 def inputs(n, depth, width, height, across, dtype=torch.float64, seed=0):

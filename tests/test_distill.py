@@ -117,7 +117,7 @@ class TestOneIteration:
         state.momentum.zero_()
         state.iteration = 10
         plain = Plain(settings, dataset, pool, state.images)
-        return make_distiller(settings, dataset, pool, Plan(4, 5)), state, plain
+        return make_distiller(settings, dataset, pool, Plan(4, 5, 3, 7)), state, plain
 
     def test_has_the_plain_gradient_and_step(self, both: tuple[Distiller, State, Plain]) -> None:
         distiller, state, plain = both
@@ -169,9 +169,11 @@ def test_the_momentum_of_before_is_carried_on(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("case", ["dm+cm rows", "dm+cc exponential", "dm+cmi", "all"])
-@pytest.mark.parametrize("plan", [Plan(1, 1), Plan(1, 8), Plan(3, 5), Plan(4, 3), Plan(99, 99)])
+@pytest.mark.parametrize(
+    "plan", [Plan(1, 1, 1, 1), Plan(1, 8, 2, 3), Plan(3, 5, 99, 99), Plan(4, 3, 1, 7), Plan(1, 99, 3, 99)]
+)
 def test_chunks_do_not_matter(case: str, plan: Plan, dataset: Dataset, pool: Pool) -> None:
-    settings = config(**CASES[case])
+    settings = config(**CASES[case], ipc=5)
     whole, state = make_state(settings, dataset), make_state(settings, dataset)
     expected = make_distiller(settings, dataset, pool).iterate(whole)
     terms = make_distiller(settings, dataset, pool, plan).iterate(state)

@@ -321,7 +321,7 @@ CHECKED = {
 NEEDS_GRAD = {"class_moments": [False], "moment_matching_backward": [True], "class_complexity_backward": [True]}
 OVERLOADS = [
     (operator, *pair, needs_grad)
-    for operator in SIGNATURES
+    for operator in CHECKED
     for pair in runnable(operator)
     for needs_grad in NEEDS_GRAD.get(operator, [False, True])
 ]

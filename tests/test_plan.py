@@ -65,7 +65,7 @@ class TestFootprint:
         net = NETWORKS[name]()
         shape = (net.config["channels"], 16, 16)
         images = torch.rand(7, *shape, requires_grad=True)
-        counted = 7 * footprint(net, method, shape)[1]
+        counted = 7 * footprint(net, method, shape).kept
         really = kept(lambda: getattr(net, method)(images))
         assert really <= counted <= 1.25 * really
 
@@ -75,7 +75,14 @@ class TestFootprint:
         images = torch.rand(50, *shape)
         with torch.no_grad():
             really = peak(lambda: getattr(net, method)(images)) + images.nbytes
-        assert 0.5 * really <= 50 * footprint(net, method, shape)[0] <= 2 * really
+        assert 0.5 * really <= 50 * footprint(net, method, shape).peak <= 2 * really
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_counts_the_features(self, name: str, method: str, dtype: torch.dtype) -> None:
+        net = NETWORKS[name]().to(dtype)
+        shape = (net.config["channels"], 16, 16)
+        features = getattr(net, method)(torch.rand(1, *shape, dtype=dtype))
+        assert footprint(net, method, shape).features == features.nbytes
 
 
 def test_footprint_leaves_the_network_alone() -> None:
@@ -111,15 +118,10 @@ class TestMemory:
         return Config(width=16, depth=2, **SETTINGS[request.param])
 
     def plan(self, config: Config, pool: Pool, budget: int) -> Plan:
-        shape = (3, 16, 16)
-        matching = make_distiller(config, many_classes(2)).network
+        dataset = many_classes(40)
+        network = make_distiller(config, dataset).network
         return make_plan(
-            budget,
-            shape=shape,
-            ipc=config.ipc,
-            batch_real=config.batch_real,
-            matching=footprint(matching, "embed", shape),
-            complexity=footprint(pool.networks[0], "features", shape) if config.needs_pool else (0, 0),
+            config.replace(memory_budget=str(budget)), dataset, network, pool if config.needs_pool else None
         )
 
     def peak(self, config: Config, pool: Pool, classes: int, plan: Plan) -> int:
@@ -131,9 +133,18 @@ class TestMemory:
 
     def test_stays_within_the_budget_and_uses_it(self, config: Config, pool: Pool) -> None:
         plan = self.plan(config, pool, BUDGET)
-        assert 1 < plan.classes < 10, "neither of the limits of this test's data"
-        used = self.peak(config, pool, 10, plan)
+        assert 1 < plan.classes < 20, "neither of the limits of this test's data"
+        used = self.peak(config, pool, 20, plan)
         assert BUDGET / 5 < used <= BUDGET
+
+    def test_stays_within_a_budget_too_small_for_a_class(self, config: Config, pool: Pool) -> None:
+        """... as long as what is not counted, the statistics of a class, is not all there is."""
+        config = config.replace(ipc=40, batch_real=34)
+        budget = BUDGET // 2
+        plan = self.plan(config, pool, budget)
+        assert plan.classes == 1
+        assert 1 < plan.synthetic < 40
+        assert budget / 5 < self.peak(config, pool, 2, plan) <= budget
 
     def test_does_not_grow_with_the_classes(self, config: Config, pool: Pool) -> None:
         plan = self.plan(config, pool, BUDGET)
@@ -142,8 +153,16 @@ class TestMemory:
 
     def test_a_larger_budget_gives_larger_chunks(self, config: Config, pool: Pool) -> None:
         plans = [self.plan(config, pool, BUDGET << doubling) for doubling in range(4)]
-        assert all(2 * a.classes <= b.classes for a, b in itertools.pairwise(plans))
-        assert plans[-1].rows == config.batch_real
+        assert all(min(2 * a.classes, 40) <= b.classes for a, b in itertools.pairwise(plans))
+        everything = Plan(40, config.batch_real, config.ipc, 40 * config.batch_real)
+        assert self.plan(config, pool, 1 << 40) == everything
+
+    def test_parts_are_even(self, config: Config, pool: Pool) -> None:
+        config = config.replace(ipc=33, batch_real=34)
+        for budget in (BUDGET // 8, BUDGET // 2, BUDGET):
+            plan = self.plan(config, pool, budget)
+            for total, part in ((33, plan.synthetic), (34, plan.real)):
+                assert total % part == 0 or part - total % part < -(-total // part)
 
     def test_the_smallest_budget_still_works(self, config: Config, pool: Pool) -> None:
-        assert self.plan(config, pool, 1) == Plan(1, 1)
+        assert self.plan(config, pool, 1) == Plan(1, 1, 1, 1)

@@ -78,21 +78,21 @@ def by_hand(dataset: Dataset, settings: PoolConfig, number: int) -> list[Tensor]
 
 class TestPretraining:
     def test_is_sgd_as_published(self, whole: Path, dataset: Dataset) -> None:
-        for number, network in enumerate(Pool(whole, dataset).networks):
+        for number, network in enumerate(Pool.load(whole, dataset).networks):
             for got, expected in zip(network.parameters(), by_hand(dataset, SETTINGS, number), strict=True):
                 torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
     def test_takes_its_settings(self, dataset: Dataset, tmp_path: Path) -> None:
         settings = replace(SETTINGS, epochs=2, width=6, weight_decay=0.1, seed=5)
         train(tmp_path, dataset, 1, settings)
-        network = Pool(tmp_path, dataset).networks[0]
+        network = Pool.load(tmp_path, dataset).networks[0]
         for got, expected in zip(network.parameters(), by_hand(dataset, settings, 0), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
     def test_records_the_accuracy_of_what_it_wrote(self, dataset: Dataset, tmp_path: Path) -> None:
         done = train(tmp_path, dataset, 2)
         assert [number for number, _ in done] == [0, 1]
-        for (number, said), network in zip(done, Pool(tmp_path, dataset).networks, strict=True):
+        for (number, said), network in zip(done, Pool.load(tmp_path, dataset).networks, strict=True):
             with safetensors.safe_open(tmp_path / f"network-{number:04d}.safetensors", "pt") as file:
                 about = file.metadata()
             assert float(about["accuracy"]) == said == accuracy(network, dataset)[0]
@@ -103,7 +103,7 @@ class TestPretraining:
         reached = [accuracy for _, accuracy in train(tmp_path, dataset, 2, replace(SETTINGS, epochs=15))]
         assert min(reached) > 60, "chance is 33"
         first, second = (
-            torch.cat([p.flatten() for p in network.parameters()]) for network in Pool(tmp_path, dataset).networks
+            torch.cat([p.flatten() for p in network.parameters()]) for network in Pool.load(tmp_path, dataset).networks
         )
         assert (first - second).norm() > 0.5 * first.norm()
 
@@ -115,7 +115,7 @@ class TestPretraining:
         assert contents(tmp_path) == contents(whole)
 
     def test_networks_of_a_pool_are_frozen(self, whole: Path, dataset: Dataset) -> None:
-        assert not any(p.requires_grad for network in Pool(whole, dataset).networks for p in network.parameters())
+        assert not any(p.requires_grad for network in Pool.load(whole, dataset).networks for p in network.parameters())
 
 
 class TestGoingOn:
@@ -171,7 +171,7 @@ class TestRefusals:
         self, whole: Path, dataset: Dataset, key: str, changed: Callable[[Dataset], Dataset]
     ) -> None:
         with pytest.raises(UserError, match=f"is a pool for other data: its {key} is "):
-            Pool(whole, changed(dataset))
+            Pool.load(whole, changed(dataset))
         with pytest.raises(UserError, match=f"holds a pool of another {key}"):
             train(whole, changed(dataset), 2)
 
@@ -180,7 +180,7 @@ class TestRefusals:
         with pytest.raises(
             UserError, match=r"network-0000.* is for images of \[8, 8\], those of the run are \[16, 16\]"
         ):
-            Pool(whole, replace(dataset, train=larger.train, test=larger.test))
+            Pool.load(whole, replace(dataset, train=larger.train, test=larger.test))
 
     @pytest.mark.parametrize("content", ["cut", b"", b"not a network", "foreign", "other shapes"])
     def test_a_broken_or_foreign_network_by_its_file(
@@ -199,12 +199,12 @@ class TestRefusals:
         }
         path.write_bytes(made.get(content, content))
         with pytest.raises(UserError, match=r"network-0000\.safetensors is not a network of ddfast"):
-            Pool(tmp_path, dataset)
+            Pool.load(tmp_path, dataset)
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "[1, 2]", "3"])
     def test_a_broken_description(self, dataset: Dataset, tmp_path: Path, content: str) -> None:
         (tmp_path / "pool.json").write_text(content)
-        for use in (lambda: Pool(tmp_path, dataset), lambda: train(tmp_path, dataset)):
+        for use in (lambda: Pool.load(tmp_path, dataset), lambda: train(tmp_path, dataset)):
             with pytest.raises(UserError, match=r"pool\.json is not the description of a pool: "):
                 use()
 
@@ -217,12 +217,12 @@ class TestRefusals:
     def test_no_pool_at_all(self, dataset: Dataset, tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path / "missing"):
             with pytest.raises(UserError, match=r"is not a pool: it must hold pool\.json and network-\*"):
-                Pool(folder, dataset)
+                Pool.load(folder, dataset)
 
     def test_no_finished_network_yet(self, dataset: Dataset, tmp_path: Path) -> None:
         train(tmp_path, dataset, 1, steps=3)
         with pytest.raises(UserError, match=r"holds no finished network yet; ddfast pretrain --out .* continues it"):
-            Pool(tmp_path, dataset)
+            Pool.load(tmp_path, dataset)
 
     @pytest.mark.parametrize("keys", [{"network": "alexnet"}, {"norm": "batch"}, {"depth": 9}])
     def test_what_cannot_be_built_leaves_nothing(self, dataset: Dataset, tmp_path: Path, keys: dict[str, Any]) -> None:

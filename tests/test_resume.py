@@ -129,13 +129,13 @@ class TestResume:
         original = Distiller.iterate
         monkeypatch.setattr(Distiller, "iterate", iterate)
         with pytest.MonkeyPatch.context() as patch, ended(9):
-            patch.setattr(run, "make_plan", lambda *_, **__: Plan(2, 5))
+            patch.setattr(run, "make_plan", lambda *_, **__: Plan(2, 5, 1, 7))
             run_here(config, tmp_path / "run")
         assert len(used) == 2
         run_here(config, tmp_path / "run", resume=True)
-        assert set(used) == {Plan(2, 5)}
+        assert set(used) == {Plan(2, 5, 1, 7)}
         state = RunFolder(tmp_path / "run").load_state(torch.device("cpu"))
-        assert (state.classes, state.rows) == (2, 5)
+        assert state.plan == Plan(2, 5, 1, 7)
 
     def test_uses_the_threads_of_before(self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """... and says so. Only the number is asked for and set here: this machine may not have so many."""

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "moments.h"
-#include "vector.h"
+#include "transpose.h"
 
 namespace ddfast::DDFAST_ISA {
 namespace {
@@ -53,15 +53,6 @@ inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 inline int64_t tile_index(int64_t panels, int64_t i, int64_t j) { return i * panels - i * (i - 1) / 2 + (j - i); }
 
-template <int... L>
-struct Sequence {};
-template <int N, int... L>
-struct UpTo : UpTo<N - 1, N - 1, L...> {};
-template <int... L>
-struct UpTo<0, L...> {
-  using type = Sequence<L...>;
-};
-
 // Of every 2H lanes the first H from a, the others from b: in place, and with the halves of each exchanged.
 template <int H, class V, int... L>
 inline V in_place(V a, V b, Sequence<L...>) {
@@ -70,31 +61,6 @@ inline V in_place(V a, V b, Sequence<L...>) {
 template <int H, class V, int... L>
 inline V exchanged(V a, V b, Sequence<L...>) {
   return __builtin_shufflevector(a, b, ((L / H) % 2 ? int(sizeof...(L)) + L - H : L + H)...);
-}
-
-// Of two registers, the first H of every 2H lanes of both, and the others.
-template <int H, class V, int... L>
-inline V lower(V a, V b, Sequence<L...>) {
-  return __builtin_shufflevector(a, b, ((L / H) % 2 ? int(sizeof...(L)) + L - H : L)...);
-}
-template <int H, class V, int... L>
-inline V upper(V a, V b, Sequence<L...>) {
-  return __builtin_shufflevector(a, b, ((L / H) % 2 ? int(sizeof...(L)) + L : L + H)...);
-}
-
-// The transpose of LANES registers.
-template <class T, int H = LANES<T> / 2>
-inline __attribute__((always_inline)) void transpose(Vec<T>* v) {
-  using Every = typename UpTo<LANES<T>>::type;
-  if constexpr (H > 0) {
-    for (int i = 0; i < LANES<T>; ++i) {
-      if (i & H) continue;
-      const Vec<T> a = v[i], b = v[i + H];
-      v[i] = lower<H>(a, b, Every{});
-      v[i + H] = upper<H>(a, b, Every{});
-    }
-    transpose<T, H / 2>(v);
-  }
 }
 
 // The sums over the lanes of `N` registers, in the lanes of one.

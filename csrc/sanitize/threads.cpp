@@ -48,6 +48,8 @@ STABLE_TORCH_LIBRARY(ddfast, m) {
         SIDE ", " MATCHING ", bool needs_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("moment_matching_backward.cpp(Tensor grad, Tensor syn, " SIDE ", Tensor share, Tensor centers, Tensor drift,"
         " Tensor mean_gap, Tensor covariance_gap, " MATCHING ") -> Tensor");
+  m.def("augment.cpp(Tensor images, Tensor table) -> Tensor");
+  m.def("augment_backward.cpp(Tensor grad, Tensor table) -> Tensor");
 }
 
 template <class... Arguments>
@@ -86,9 +88,21 @@ void losses() {
   }
 }
 
+// Every operation each way, on groups that threads share.
+void augmentation() {
+  Tensor images = numbers({5, 7, 3, 20, 20}, 0);
+  Tensor table = torch::stable::empty({5, 6}, torch::headeronly::ScalarType::Double);
+  for (int i = 0; i < 30; ++i) static_cast<double*>(table.mutable_data_ptr())[i] = i % 6 == 0 ? i / 6 : 0.3 * (i % 6);
+  call("ddfast::augment", 1, images, table);
+  call("ddfast::augment_backward", 1, images, table);
+}
+
 int main() {
   std::vector<std::thread> callers;
-  for (int i = 0; i < 3; ++i) callers.emplace_back(losses);
+  for (int i = 0; i < 3; ++i) {
+    callers.emplace_back(losses);
+    callers.emplace_back(augmentation);
+  }
   for (std::thread& caller : callers) caller.join();
   std::puts("no races");
 }

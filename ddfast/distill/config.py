@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddfast.augment import parse_strategy
+from ddfast.distill.precision import PRECISIONS
 from ddfast.errors import UserError
 
 
@@ -55,6 +56,7 @@ class Config:
     pool_network: str = _key("resnet18", "... of this architecture")
     pool_width: int | None = _key(None, "... of this width [default: its own]", 1)
     pool_depth: int | None = _key(None, "... of this depth [default: its own]", 1)
+    precision: str = _key("float32", "of the networks that images are matched in: float32, tf32 (CUDA only) or bf16")
     memory_budget: str = _key("512MiB", "memory for the activations of a chunk of classes")
     epochs: int = _key(1000, "epochs of an evaluation network", 1)
     repeats: int = _key(5, "evaluation networks for each set of images", 1)
@@ -72,7 +74,8 @@ class Config:
                 raise UserError(f"{key.name} must be finite, got {value}")
             if least is not None and value is not None and value < least:
                 raise UserError(f"{key.name} must be at least {least}, got {value}")
-        for name, options in (("init", ("real", "noise")), ("local", ("channels", "rows"))):
+        choices = {"init": ("real", "noise"), "local": ("channels", "rows"), "precision": PRECISIONS}
+        for name, options in choices.items():
             if getattr(self, name) not in options:
                 raise UserError(f"{name} must be {' or '.join(options)}, got {getattr(self, name)!r}")
         if not (self.mean_weight or self.covariance_weight or self.needs_pool):

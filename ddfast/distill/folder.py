@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddfast.distill.config import Config
+from ddfast.distill.plan import Plan
 from ddfast.errors import RunFailed, UserError
 from ddfast.files import write_atomically
 
@@ -22,15 +23,14 @@ class State:
     """All that changes during a run: with the configuration it determines everything that comes after.
 
     images: (K·IPC, C, H, W) float32 normalised, sorted by class. momentum: the same, SGD's buffer. iteration: how many
-    are done. threads, classes, rows: what the run was computed with, kept because rounding depends on them.
+    are done. threads, plan: what the run was computed with, kept because rounding depends on them.
     """
 
     images: Tensor
     momentum: Tensor
     iteration: int
     threads: int
-    classes: int
-    rows: int
+    plan: Plan
 
 
 class RunFolder:
@@ -82,7 +82,7 @@ class RunFolder:
     def save_state(self, state: State, labels: Tensor, metadata: dict[str, Any]) -> None:
         """The checkpoint, and the synthetic set as others read it."""
         images = state.images.cpu()
-        numbers = {key: getattr(state, key) for key in ("iteration", "threads", "classes", "rows")}
+        numbers = {"iteration": state.iteration, "threads": state.threads, "plan": asdict(state.plan)}
         words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
         words["iteration"] = str(state.iteration)
         self.write("synthetic.safetensors", safetensors.torch.save({"images": images, "labels": labels.cpu()}, words))
@@ -97,6 +97,7 @@ class RunFolder:
         try:
             with safetensors.safe_open(path, "pt", device=str(device)) as file:
                 numbers = json.loads(file.metadata()["state"])
+                numbers["plan"] = Plan(**numbers["plan"])
                 return State(file.get_tensor("images"), file.get_tensor("momentum"), **numbers)
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a checkpoint of ddfast: {error}") from error

@@ -1,13 +1,18 @@
 """One iteration of distillation: distribution matching with any of covariance matching, centralization and CMI.
 
 All losses are sums over classes, so a chunk of classes goes forward and backward without the others, and no more than
-one chunk's activations exist at any time. Within a chunk every class is handled in the same calls.
+one chunk's activations exist at any time. Within a chunk every class is handled in the same calls. A class too large
+for that goes in parts: what joins its images is their features alone.
+
+The named ranges are what benchmarks/profile_memory.py and profile_iteration.py tell phases by.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 import ddfast.functional as DF
 from ddfast import keyed
@@ -17,6 +22,8 @@ from ddfast.distill.config import Config
 from ddfast.distill.folder import State
 from ddfast.distill.plan import Plan
 from ddfast.distill.pool import Pool
+from ddfast.distill.precision import convolutions, to_network
+from ddfast.moments import ClassMoments
 from ddfast.networks import Network, draw_weights
 from ddfast.segments import ClassSegments
 
@@ -27,6 +34,11 @@ TERMS = {
     "conditional_mutual_information": "CMI",
 }
 MATCHING, COMPLEXITY = tuple(TERMS)[:2], tuple(TERMS)[2:]
+
+
+Terms = dict[str, Tensor]
+Embed = Callable[[Tensor], Tensor]  # (N, C, H, W) -> (N, ...)
+Loss = Callable[[Tensor, ClassSegments], tuple[Tensor, Terms]]  # of features (N, ...), with its unweighted terms
 
 
 @dataclass
@@ -45,78 +57,127 @@ class Distiller:
         self.weights = {name: weight for name, weight in zip(TERMS, weights, strict=True) if weight != 0}
         self.strategy = parse_strategy(config.augmentation)
         self.batch_real = min(config.batch_real, min(self.dataset.train.counts))
+        self.local = config.local if config.covariance_weight != 0 else "channels"  # no covariance larger than need be
         self.device = self.dataset.train.images.device
 
     def iterate(self, state: State) -> Tensor:
         """One step of the images; the unweighted terms of the loss (4,), in the order of TERMS, on the device."""
+        with convolutions(self.config.precision):
+            return self._iterate(state)
+
+    def _iterate(self, state: State) -> Tensor:
         config, number = self.config, state.iteration
-        draw_weights(self.network, keyed.generator(config.seed, number, "matching network", self.device))
-        member = self.pool.member(config.seed, number) if self.pool else None
+        with record_function("networks"):
+            draw_weights(self.network, keyed.generator(config.seed, number, "matching network", self.device))
+            member = self.pool.member(config.seed, number) if self.pool else None
         terms = torch.zeros(len(TERMS), device=self.device)
         for classes in torch.arange(self.dataset.num_classes).split(self.plan.classes):
             rows = slice(int(classes[0]) * config.ipc, (int(classes[-1]) + 1) * config.ipc)
             images = state.images[rows].unflatten(0, (-1, config.ipc)).detach().requires_grad_()
             # On the CPU: which operation a class gets is read there, without waiting for the device.
             draws = keyed.uniform(config.seed, number, classes, "augmentation", DRAWS)
-            terms[:2] += self._match(images, classes.to(self.device, non_blocking=True), draws, number)
+            terms += self._match(images, classes.to(self.device, non_blocking=True), draws, number)
             if member is not None:
-                terms[2:] += self._simplify(images, draws, member)
+                terms += self._simplify(images, draws, member)
             assert images.grad is not None
             # No loss looks at another class, so a chunk's step need not wait for the others' gradients.
-            state.momentum[rows].mul_(config.image_momentum).add_(images.grad.flatten(0, 1))
-            state.images[rows].sub_(state.momentum[rows], alpha=config.image_lr)
+            with record_function("step"):
+                state.momentum[rows].mul_(config.image_momentum).add_(images.grad.flatten(0, 1))
+                state.images[rows].sub_(state.momentum[rows], alpha=config.image_lr)
         state.iteration += 1
         return terms
 
     def _match(self, images: Tensor, classes: Tensor, draws: Tensor, number: int) -> Tensor:
         """Distribution and covariance matching of a chunk's images (G, IPC, C, H, W), under the fresh network."""
         if not any(name in self.weights for name in MATCHING):
-            return torch.zeros(2, device=self.device)
-        real = self._real_features(classes, draws, number)
-        synthetic = self.network.embed(augment(images, draws, self.strategy).flatten(0, 1))
-        loss, terms = DF.moment_matching(
-            real,
-            synthetic,
-            ClassSegments.uniform(len(classes), self.batch_real),
-            ClassSegments.uniform(len(classes), self.config.ipc),
-            mean_weight=self.config.mean_weight,
-            covariance_weight=self.config.covariance_weight,
-            local=self.config.local,
-            return_terms=True,
-        )
-        loss.backward()
-        return self._stack(terms, MATCHING)
+            return self._stack({})
+        real = self._real_moments(classes, draws, number)
+
+        def loss(features: Tensor, segments: ClassSegments) -> tuple[Tensor, Terms]:
+            return DF.moment_matching(
+                real,
+                features,
+                syn_segments=segments,
+                mean_weight=self.config.mean_weight,
+                covariance_weight=self.config.covariance_weight,
+                local=self.local,
+                return_terms=True,
+            )
+
+        return self._differentiate(images, draws, self.network.embed, loss)
 
     @torch.no_grad()
-    def _real_features(self, classes: Tensor, draws: Tensor, number: int) -> Tensor:
-        """The feature maps of a random batch of every class, (G·n, C, h, w), augmented as its synthetic images are."""
-        split = self.dataset.train
+    def _real_moments(self, classes: Tensor, draws: Tensor, number: int) -> ClassMoments:
+        """Of the feature maps of a random batch of every class, augmented as its synthetic images are."""
+        split, moments = self.dataset.train, None
         scores = keyed.bits(self.config.seed, number, classes, "real images", max(split.counts))
-        images = self.dataset.normalise(split.images[split.choose(classes, self.batch_real, scores)])
-        batch = augment(images, draws, self.strategy).flatten(0, 1)
-        return torch.cat([self.network.embed(rows) for rows in batch.split(self.plan.rows)])
+        for chosen in split.choose(classes, self.batch_real, scores).split(self.plan.real, dim=1):
+            with record_function("augment"):
+                images = augment(self.dataset.normalise(split.images[chosen]), draws, self.strategy)
+            with record_function("real features"):
+                batch = to_network(images, self.network).split(self.plan.rows)
+                features = torch.cat([self.network.embed(rows) for rows in batch])
+            with record_function("losses"):
+                part = ClassMoments.from_features(features, ClassSegments.uniform(*chosen.shape), self.local)
+                moments = part if moments is None else moments.merge(part)
+        assert moments is not None
+        return moments
 
     def _simplify(self, images: Tensor, draws: Tensor, member: Network) -> Tensor:
         """Class centralization, of the augmented images, and CMI, of the images as they are, under a pool network."""
         config = self.config
-        segments = ClassSegments.uniform(len(images), config.ipc)
-        terms = {}
-        if config.centralization_weight != 0:
-            augmented = augment(images, draws, self.strategy).flatten(0, 1)
-            spread = DF.class_centralization(member.features(augmented), segments, alpha=config.alpha, beta=config.beta)
-            (config.centralization_weight * spread).backward()
-            terms[COMPLEXITY[0]] = spread.detach()
-        if config.cmi_weight != 0:
-            features = member.features(images.flatten(0, 1))
-            total = config.ipc * self.dataset.num_classes  # the batch mean is over all classes, not over the chunk's
-            information = DF.conditional_mutual_information(features, segments, reduction="sum") / total
-            (config.cmi_weight * information).backward()
-            terms[COMPLEXITY[1]] = information.detach()
-        return self._stack(terms, COMPLEXITY)
+        total = config.ipc * self.dataset.num_classes  # the batch mean is over all classes, not over the chunk's
 
-    def _stack(self, terms: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
+        def centralization(features: Tensor, segments: ClassSegments) -> tuple[Tensor, Terms]:
+            spread = DF.class_centralization(features, segments, alpha=config.alpha, beta=config.beta)
+            return config.centralization_weight * spread, {COMPLEXITY[0]: spread.detach()}
+
+        def information(features: Tensor, segments: ClassSegments) -> tuple[Tensor, Terms]:
+            mean = DF.conditional_mutual_information(features, segments, reduction="sum") / total
+            return config.cmi_weight * mean, {COMPLEXITY[1]: mean.detach()}
+
+        terms = self._stack({})
+        if config.centralization_weight != 0:
+            terms += self._differentiate(images, draws, member.features, centralization)
+        if config.cmi_weight != 0:
+            terms += self._differentiate(images, None, member.features, information)
+        return terms
+
+    def _differentiate(self, images: Tensor, draws: Tensor | None, embed: Embed, loss: Loss) -> Tensor:
+        """Adds the gradient of a loss to that of `images` (G, IPC, C, H, W), augmented by `draws`; the loss's terms.
+
+        Where only a part of them can go backward at a time, the features of all come first, without gradient. The loss
+        has their gradient, and each part goes forward again to take its own back to its images.
+        """
+        parts = images.split(self.plan.synthetic, dim=1)
+        if len(parts) == 1:
+            features = self._features(images, draws, embed)
+        else:
+            with torch.no_grad():
+                features = torch.cat([self._features(part, draws, embed) for part in parts], dim=1)
+            features.requires_grad_()
+        with record_function("losses"):
+            value, terms = loss(features.flatten(0, 1), ClassSegments.uniform(*images.shape[:2]))
+        with record_function("backward"):
+            value.backward()
+        if len(parts) > 1:
+            assert features.grad is not None
+            for part, gradient in zip(parts, features.grad.split(self.plan.synthetic, dim=1), strict=True):
+                features = self._features(part, draws, embed)
+                with record_function("backward"):
+                    features.backward(gradient)
+        return self._stack(terms)
+
+    def _features(self, images: Tensor, draws: Tensor | None, embed: Embed) -> Tensor:
+        """(G, s, C, H, W) -> (G, s, ...)."""
+        with record_function("augment"):
+            augmented = images if draws is None else augment(images, draws, self.strategy)
+        with record_function("synthetic features"):
+            return embed(to_network(augmented, self.network)).unflatten(0, images.shape[:2])
+
+    def _stack(self, terms: Terms) -> Tensor:
         zero = torch.zeros((), device=self.device)
-        return torch.stack([terms.get(name, zero) for name in names])
+        return torch.stack([terms.get(name, zero) for name in TERMS])
 
     def report(self, terms: Tensor) -> dict[str, float]:
         """The weighted loss and the unweighted terms that have a weight, as numbers; waits for the device."""

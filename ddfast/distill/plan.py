@@ -1,4 +1,4 @@
-"""How a run is cut into chunks, so that its memory follows a budget and not the number of classes."""
+"""How an iteration is cut into pieces, so that its memory follows a budget and not the number of classes or images."""
 
 import copy
 from dataclasses import dataclass
@@ -6,23 +6,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ddfast.data import Dataset
+from ddfast.distill.config import Config, parse_bytes
+from ddfast.distill.pool import Pool
 from ddfast.networks import Network
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Classes that go forward and backward together, and real images that go through the network together."""
+    """What is in memory together.
+
+    classes: those that go forward and backward together. real: real images of each of them that are augmented together.
+    synthetic: synthetic images of each of them whose activations are kept for backward together. rows: images that go
+    through the network together without gradient.
+    """
 
     classes: int
+    real: int
+    synthetic: int
     rows: int
 
 
-def footprint(network: Network, method: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Bytes of activations of one image (C, H, W) under a method of `network`: at their peak without gradient, and kept
-    for backward with it.
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that an image takes in a network: at their peak without gradient, kept for backward, and as features."""
 
-    They are counted on the meta device, where tensors have sizes and no memory.
-    """
+    peak: int = 0
+    kept: int = 0
+    features: int = 0
+
+
+def footprint(network: Network, method: str, shape: tuple[int, ...]) -> Footprint:
+    """Of one image (C, H, W) under a method of `network`, counted on the meta device, where tensors have no memory."""
     probe = copy.deepcopy(network).to("meta")
     kept: dict[int, Tensor] = {}
     largest = [0]
@@ -37,30 +52,38 @@ def footprint(network: Network, method: str, shape: tuple[int, ...]) -> tuple[in
 
     for module in probe.modules():
         module.register_forward_hook(look)
-    image = torch.zeros(1, *shape, device="meta", requires_grad=True)
+    image = torch.zeros(1, *shape, dtype=network.head.weight.dtype, device="meta", requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        getattr(probe, method)(image)
-    return largest[0], sum(map(_bytes, kept.values()))
+        features = getattr(probe, method)(image)
+    return Footprint(largest[0], sum(map(_bytes, kept.values())), _bytes(features))
 
 
-def make_plan(
-    budget: int,
-    *,
-    shape: tuple[int, ...],
-    ipc: int,
-    batch_real: int,
-    matching: tuple[int, int],
-    complexity: tuple[int, int],
-) -> Plan:
-    """The plan for a budget in bytes; `matching` and `complexity` are the footprints of their networks.
+def make_plan(config: Config, dataset: Dataset, network: Network, pool: Pool | None) -> Plan:
+    """The plan for the budget of `config`.
 
-    A quarter of the budget is for the real images that are in the network, the rest for a chunk of classes: its real
-    images and their augmentation, or the activations of its synthetic ones, of whichever network keeps more.
+    A quarter of it is for what is in the network without gradient. The rest holds the activations of the synthetic
+    images of as many classes as fit, or of a part of one class beside all of its features; and, at another time, those
+    classes' real images with their augmentation and features.
     """
-    image = 4 * shape[0] * shape[1] * shape[2]
-    rows = max(1, budget // 4 // max(matching[0], 1))
-    per_class = batch_real * 4 * image + ipc * (8 * image + max(matching[1], complexity[1]))
-    return Plan(max(1, budget * 3 // 4 // per_class), min(rows, batch_real))
+    shape = (dataset.channels, *dataset.size)
+    image = 4 * dataset.channels * dataset.size[0] * dataset.size[1]  # of float32
+    matching = footprint(network, "embed", shape)
+    complexity = footprint(pool.networks[0], "features", shape) if pool else Footprint()
+    budget = parse_bytes(config.memory_budget)
+    most = budget * 3 // 4
+    synthetic = 8 * image + max(matching.kept, complexity.kept)
+    classes = min(max(1, most // (config.ipc * synthetic)), dataset.num_classes)
+    held = 2 * image + 4 * max(matching.features, complexity.features)  # of every image of a class that goes in parts
+    parts = config.ipc if config.ipc * synthetic <= most else max(1, (most - config.ipc * held) // synthetic)
+    batch_real = min(config.batch_real, min(dataset.train.counts))
+    real = max(1, most // (classes * (5 * image + matching.features)))
+    rows = max(1, budget // 4 // max(matching.peak, 1))
+    return Plan(classes, _even(batch_real, real), _even(config.ipc, parts), min(rows, classes * batch_real))
+
+
+def _even(total: int, most: int) -> int:
+    """The size of as few equal parts of `total` as have `most` or fewer."""
+    return -(-total // -(-total // most))
 
 
 def _bytes(tensor: Tensor) -> int:

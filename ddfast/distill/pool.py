@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddfast import keyed
 from ddfast.data import Dataset
+from ddfast.distill.precision import convert
 from ddfast.errors import UserError
 from ddfast.files import write_atomically
 from ddfast.networks import Network, build
@@ -160,10 +161,18 @@ def _short(value: Any) -> str:
 
 
 class Pool:
-    """The networks of a folder on one device, frozen."""
+    """Networks on one device, frozen."""
 
-    def __init__(self, folder: Path, dataset: Dataset) -> None:
-        """Raises `UserError` if `folder` holds no pool, or one of other classes, image sizes or normalisation."""
+    def __init__(self, networks: list[Network]) -> None:
+        self.networks = networks
+
+    @classmethod
+    def load(cls, folder: Path, dataset: Dataset, precision: str = "float32") -> "Pool":
+        """The networks of a folder, for the images of `dataset` and on their device.
+
+        Raises:
+            UserError: if `folder` holds no pool, or one of other classes, image sizes or normalisation.
+        """
         if not (folder / "pool.json").exists():
             raise UserError(
                 f"{folder} is not a pool: it must hold pool.json and network-*.safetensors of ddfast pretrain"
@@ -178,7 +187,7 @@ class Pool:
         paths = sorted(folder.glob("network-*.safetensors"))
         if not paths:
             raise UserError(f"{folder} holds no finished network yet; ddfast pretrain --out {folder} continues it")
-        self.networks = [_load(path, dataset) for path in paths]
+        return cls([convert(_load(path, dataset), precision) for path in paths])
 
     def member(self, seed: int, iteration: int) -> Network:
         """The one random network of an iteration."""

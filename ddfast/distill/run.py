@@ -9,11 +9,12 @@ from torch import Tensor
 
 import ddfast
 from ddfast import keyed
-from ddfast.distill.config import Config, parse_bytes
+from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import TERMS, Distiller
-from ddfast.distill.plan import Plan, footprint, make_plan
+from ddfast.distill.plan import make_plan
 from ddfast.distill.pool import Pool, pretrain_with_progress
+from ddfast.distill.precision import check_precision, convert
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
 from ddfast.errors import RunFailed, UserError
 from ddfast.evaluate import evaluate_all, evaluate_distilled
@@ -41,16 +42,17 @@ class Run:
         self.console = console
         self.device = find_device(config.device)
         self.config = config = config.replace(device=str(self.device))
+        check_precision(config.precision, self.device)
         self.dataset = load_data(config, self.device)
         fewest = min(self.dataset.train.counts)
         if config.init == "real" and config.ipc > fewest:
             raise UserError(
                 f"ipc must be at most {fewest}, the images of the smallest class of {config.data}, got {config.ipc}"
             )
-        self.network = build_network(config, self.dataset).requires_grad_(False)
+        self.network = convert(build_network(config, self.dataset), config.precision).requires_grad_(False)
         if config.needs_pool and not config.pool:
             build_network(pool_config(config), self.dataset)  # what cannot be built must fail before the folder is made
-        self.pool = Pool(Path(config.pool), self.dataset) if config.needs_pool and config.pool else None
+        self.pool = self._load_pool(Path(config.pool)) if config.needs_pool and config.pool else None
         self.labels = labels_of(config, self.dataset)
         self.state = self.folder.load_state(self.device) if resume else None
         if self.state is None and not bool(self._initial_images().isfinite().all()):
@@ -77,33 +79,25 @@ class Run:
         path = self.folder.path / "pool"
         settings = pool_config(config)
         pretrain_with_progress(path, self.dataset, config.pool_count, settings, self.console, self.stop)
-        self.pool = Pool(path, self.dataset)
+        self.pool = self._load_pool(path)
+
+    def _load_pool(self, path: Path) -> Pool:
+        return Pool.load(path, self.dataset, self.config.precision)
 
     def _begin(self) -> State:
         """The state to go on from, with the threads and chunks it was computed with."""
         state = self.state
         if state is None:
             images = self._initial_images()
-            plan = self._plan()
+            plan = make_plan(self.config, self.dataset, self.network, self.pool)
             threads = torch.get_num_threads()
-            state = State(images, torch.zeros_like(images), 0, threads, plan.classes, plan.rows)
+            state = State(images, torch.zeros_like(images), 0, threads, plan)
             self._checkpoint(state)
         elif state.threads != torch.get_num_threads():
             self.console.print(f"using {state.threads} threads, as this run did before")
             torch.set_num_threads(state.threads)
         self.folder.cut(state.iteration)
         return state
-
-    def _plan(self) -> Plan:
-        shape = (self.dataset.channels, *self.dataset.size)
-        return make_plan(
-            parse_bytes(self.config.memory_budget),
-            shape=shape,
-            ipc=self.config.ipc,
-            batch_real=min(self.config.batch_real, min(self.dataset.train.counts)),
-            matching=footprint(self.network, "embed", shape),
-            complexity=footprint(self.pool.networks[0], "features", shape) if self.pool else (0, 0),
-        )
 
     def _initial_images(self) -> Tensor:
         """(K·IPC, C, H, W): random real images of every class, or noise."""
@@ -131,7 +125,7 @@ class Run:
     def _distill(self, state: State) -> None:
         config = self.config
         self._saved = state.iteration
-        distiller = Distiller(config, self.dataset, self.network, self.pool, Plan(state.classes, state.rows))
+        distiller = Distiller(config, self.dataset, self.network, self.pool, state.plan)
         with meter(self.console, "distil", config.iterations, state.iteration) as bar:
             note = ""
             while state.iteration < config.iterations:

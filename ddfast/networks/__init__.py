@@ -67,7 +67,7 @@ def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
     """Gives every parameter of `network` a fresh draw, in place, from PyTorch's default distributions.
 
     Weights and biases of convolutions and linear layers are uniform within ±1/sqrt(fan_in); norms get weight 1 and
-    bias 0. Equal generators give equal weights.
+    bias 0. Equal generators give equal weights; those of 16 bits are the float32 ones, rounded.
 
     Args:
         network: of Conv2d, Linear and GroupNorm layers.
@@ -80,7 +80,9 @@ def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = layer.weight[0].numel() ** -0.5
             for parameter in layer.parameters(recurse=False):
-                parameter.uniform_(-bound, bound, generator=generator)
+                wide = torch.promote_types(parameter.dtype, torch.float32)
+                draw = torch.empty(parameter.shape, dtype=wide, device=parameter.device)
+                parameter.copy_(draw.uniform_(-bound, bound, generator=generator))
         elif isinstance(layer, nn.GroupNorm):
             layer.reset_parameters()
         elif any(True for _ in layer.parameters(recurse=False)):

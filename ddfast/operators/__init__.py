@@ -8,10 +8,17 @@ from importlib.util import find_spec
 
 import torch
 
-from ddfast.operators import backends, closed_form, closed_form_blocks, native  # noqa: F401  they register themselves
+from ddfast.operators import (  # noqa: F401  backends register themselves
+    backends,
+    closed_form,
+    closed_form_blocks,
+    native,
+    reference_augment,
+)
+from ddfast.operators.augment import augment
 from ddfast.operators.blocks import conv_block, norm_block
-from ddfast.operators.convolution import conv3x3
 from ddfast.operators.complexity import class_complexity
+from ddfast.operators.convolution import conv3x3
 from ddfast.operators.matching import moment_matching
 from ddfast.operators.moments import class_moments
 
@@ -23,11 +30,19 @@ elif find_spec("ddfast.kernels") is None:
     reason = "ddfast.kernels is missing: install ddfast, or link kernels/ into ddfast/"
 else:
     reason = ""
-    from ddfast.operators import triton_complexity, triton_matching  # noqa: F401
+    from ddfast.operators import triton_augment, triton_complexity, triton_matching  # noqa: F401
 
     if native.load_cuda():
         from ddfast.operators import cuda_matching  # noqa: F401
 if reason:
     backends.absent |= {"triton": reason, "cuda": reason}
 
-__all__ = ["class_complexity", "class_moments", "conv3x3", "conv_block", "moment_matching", "norm_block"]
+__all__ = [
+    "augment",
+    "class_complexity",
+    "class_moments",
+    "conv3x3",
+    "conv_block",
+    "moment_matching",
+    "norm_block",
+]

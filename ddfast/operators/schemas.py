@@ -6,6 +6,8 @@
     moment_matching_backward     the gradient of either
     class_complexity             class centralization and conditional mutual information
     class_complexity_backward    its gradient
+    augment                      an affine map of each group of images
+    augment_backward             the transpose of its linear part
 
 The operators of networks are in `block_schemas.py`.
 
@@ -13,6 +15,16 @@ Matching features come as (N, A, B, P), N images of D = A·B local descriptors (
 positions, so that either `local` form of any memory format is read without a copy; complexity features as (N, E).
 Classes come as `offsets` (K + 1,) into a row `index` (N,), both None where rows are sorted and classes equal, and the
 rows of the largest class. A term whose weight is zero is not computed, and reported as 0.
+
+Images come as (G, n, C, H, W), of any strides, and go contiguous. Row g of `table` (G, TABLE) float64, on their device,
+is what happens to those of group g: an operation, four parameters, and an offset that COLOR adds. Rows and columns are
+those of the result:
+
+    COLOR   gain·x + a·(mean of x over C) + b·(mean over C, H, W) + offset     gain, a, b
+    SHIFT   x at (row + down, column + right), 0 outside                       down, right
+    CUT     0 in a rectangle, x elsewhere                                      first and end row, first and end column
+    MIRROR  x with left and right exchanged
+    SAMPLE  x bilinearly at M·(column, row) about the centre, 0 outside        M by rows, in pixels
 """
 
 from collections.abc import Callable
@@ -35,6 +47,9 @@ MATCHED = f"(Tensor loss, Tensor terms, {STATE})"
 # means (K, E), the pull on them (K, E; without alpha what rounding took off them) and log Q (K, E); empty likewise.
 CENTRED = "(Tensor loss, Tensor terms, Tensor centers, Tensor drift, Tensor log_q)"
 
+COLOR, SHIFT, CUT, MIRROR, SAMPLE = range(5)
+TABLE = 6
+
 SIGNATURES = {
     "class_moments": f"(Tensor features, {SIDE}, bool tf32) -> (Tensor means, Tensor covariances)",
     "moment_matching": "(Tensor real, Tensor? real_offsets, Tensor? real_index, SymInt real_largest,"
@@ -45,6 +60,8 @@ SIGNATURES = {
     "class_complexity": f"(Tensor features, {SIDE}, {COMPLEXITY}, bool needs_grad) -> {CENTRED}",
     "class_complexity_backward": f"(Tensor grad, Tensor features, {SIDE},"
     f" Tensor centers, Tensor drift, Tensor log_q, {COMPLEXITY}) -> Tensor",
+    "augment": "(Tensor images, Tensor table) -> Tensor",
+    "augment_backward": "(Tensor grad, Tensor table) -> Tensor",
 }
 
 
@@ -103,6 +120,10 @@ def _like_second(grad: Tensor, features: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(features)
 
 
+def _contiguous(images: Tensor, table: Tensor) -> Tensor:
+    return images.new_empty(images.shape)
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "class_moments": _class_moments,
     "moment_matching": _moment_matching,
@@ -110,4 +131,6 @@ FAKES: dict[str, Callable[..., Any]] = {
     "moment_matching_backward": _like_second,
     "class_complexity": _class_complexity,
     "class_complexity_backward": _like_second,
+    "augment": _contiguous,
+    "augment_backward": _contiguous,
 }

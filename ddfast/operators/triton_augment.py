@@ -1,0 +1,42 @@
+"""The triton backend of augmentation: one launch each way, around `ddfast.kernels`."""
+
+import torch
+from torch import Tensor
+
+from ddfast.kernels.augment import augment_kernel
+from ddfast.kernels.tiling import power_of_two
+from ddfast.operators.launch import on_device
+from ddfast.operators.library import implement
+
+DTYPES = (torch.float32, torch.float64)
+PIXELS = 512  # of a program: enough for its memory accesses to overlap, few enough for ten classes to fill a chip
+CHANNELS = 4
+
+
+@on_device
+def augment(images: Tensor, table: Tensor) -> Tensor:
+    return _launch(images, table, transpose=False)
+
+
+@on_device
+def augment_backward(grad: Tensor, table: Tensor) -> Tensor:
+    return _launch(grad, table, transpose=True)
+
+
+def _launch(images: Tensor, table: Tensor, transpose: bool) -> Tensor:
+    groups, per_group, channels, height, width = images.shape
+    out = torch.empty(images.shape, dtype=images.dtype, device=images.device)
+    if images.numel():
+        pixels = min(power_of_two(height * width), PIXELS)
+        augment_kernel[groups * per_group, -(-height * width // pixels)](
+            *(images, table, out, per_group, channels, height, width, *images.stride()),
+            TRANSPOSE=transpose,
+            CHANNELS=min(power_of_two(channels), CHANNELS),
+            PIXELS=pixels,
+            num_warps=4,
+        )
+    return out
+
+
+for _operator in (augment, augment_backward):
+    implement("triton", _operator.__name__, _operator, "CompositeExplicitAutograd")
