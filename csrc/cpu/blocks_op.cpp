@@ -79,14 +79,6 @@ void* kept(const char* name, const Tensor& tensor, const Tensor& x, int64_t chan
 
 void* data(const Tensor& tensor) { return tensor.numel() ? tensor.mutable_data_ptr() : nullptr; }
 
-template <class Run>
-void with_scratch(int64_t tasks, int64_t work, int64_t scratch_bytes, const Run& run) {
-  parallel(tasks, work, [&](int64_t begin, int64_t end) {
-    const Memory scratch = memory(scratch_bytes);
-    run(scratch.get(), begin, end);
-  });
-}
-
 template <class Planes, class Pixels>
 void run_norm(const NormBlock& to, const Planes& planes, const Pixels& pixels) {
   const BlockMaps& maps = to.maps;
@@ -94,10 +86,10 @@ void run_norm(const NormBlock& to, const Planes& planes, const Pixels& pixels) {
   if (maps.images * maps.channels * size == 0) return;
   if (maps.channels_last) {
     const int64_t strips = DDFAST_DISPATCH(norm_nhwc_strips)(maps);
-    parallel(maps.images * strips, maps.channels * size / strips,
-             [&](int64_t begin, int64_t end) { pixels(to, begin, end); });
+    parallel(maps.images * strips, maps.channels * size / strips, 0,
+             [&](void*, int64_t begin, int64_t end) { pixels(to, begin, end); });
   } else {
-    with_scratch(maps.images * maps.channels, size, 2 * size * bytes(maps),
+    parallel(maps.images * maps.channels, size, 2 * size * bytes(maps),
                  [&](void* scratch, int64_t begin, int64_t end) { planes(to, scratch, begin, end); });
   }
 }
@@ -176,7 +168,7 @@ struct Convolution {
   template <class Run>
   void run(const ConvBlock& to, const Run& run) const {
     const int64_t scratch = DDFAST_DISPATCH(conv_block_scratch)(to);
-    with_scratch(maps.images, channels * 36 * height * width, scratch,
+    parallel(maps.images, channels * 36 * height * width, scratch,
                  [&](void* scratch, int64_t begin, int64_t end) { run(to, scratch, begin, end); });
   }
 };

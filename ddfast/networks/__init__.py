@@ -61,6 +61,8 @@ def build(
     with torch.device("meta"):  # no time and no random numbers for weights that draw_weights replaces
         network = _ARCHITECTURES[name](channels, num_classes, size, norm=norm, fused=fused, **given)
     network.to_empty(device=device)
+    if fused and torch.device(device).type == "cpu":
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  as `Network.laid`
     draw_weights(network, generator)
     return network
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ddfast.errors import UserError
+from ddfast.networks.convolution import convolved
 from ddfast.networks.network import Network
 from ddfast.networks.norm import is_instance_norm, normalization, normalized
 from ddfast.operators import conv_block
@@ -24,7 +25,7 @@ class Block(nn.Module):
         if self.fused and is_instance_norm(norm) and self._reads_images(x) and not self._trains():
             padding = int(convolution.padding[0])
             return conv_block(x, convolution.weight, norm.weight, norm.bias, padding=padding, eps=norm.eps)
-        return normalized(norm, convolution(x), pool=True, fused=self.fused)
+        return normalized(norm, convolved(convolution, x, fused=self.fused), pool=True, fused=self.fused)
 
     def _reads_images(self, x: Tensor) -> bool:
         return self.convolution.in_channels <= MOST_IMAGE_CHANNELS and x.dtype == self.convolution.weight.dtype
@@ -67,6 +68,7 @@ class ConvNet(Network):
         super().__init__(
             "convnet", size=size, norm=norm, channels=channels, num_classes=num_classes, width=width, depth=depth
         )
+        self.fused = fused
         padding = 3 if channels == 1 else 1
         map_height, map_width = ((extent + 2 * padding - 2) >> depth for extent in size)
         if not map_height or not map_width:
@@ -78,4 +80,4 @@ class ConvNet(Network):
         self.head = nn.Linear(width * map_height * map_width, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        return self.blocks(x)
+        return self.blocks(self.laid(x))

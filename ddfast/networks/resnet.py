@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ddfast.networks.convolution import convolved
 from ddfast.networks.network import Network
 from ddfast.networks.norm import normalization, normalized
 
@@ -22,11 +23,11 @@ class BasicBlock(nn.Module):
         self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = normalized(self.norm1, self.convolution1(x), fused=self.fused)
+        inner = normalized(self.norm1, convolved(self.convolution1, x, fused=self.fused), fused=self.fused)
         if isinstance(self.shortcut, nn.Sequential):
             convolution, norm = self.shortcut
             x = normalized(norm, convolution(x), relu=False, fused=self.fused)
-        return normalized(self.norm2, self.convolution2(inner), x, fused=self.fused)
+        return normalized(self.norm2, convolved(self.convolution2, inner, fused=self.fused), x, fused=self.fused)
 
 
 class ResNet18(Network):
@@ -80,7 +81,7 @@ class ResNet18(Network):
         self.head = nn.Linear(width * (height_of_map // window[0]) * (width_of_map // window[1]), num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        return self.blocks(normalized(self.norm, self.stem(x), fused=self.fused))
+        return self.blocks(normalized(self.norm, self.stem(self.laid(x)), fused=self.fused))
 
     def features(self, x: Tensor) -> Tensor:
         return self.pool(self.embed(x)).flatten(1)

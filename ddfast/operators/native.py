@@ -18,7 +18,7 @@ except ModuleNotFoundError:
 except ImportError as error:
     backends.absent["cpp"] = f"ddfast._C does not load: {error}"
 else:
-    for _operator in (*SIGNATURES, "conv3x3"):
+    for _operator in SIGNATURES:
         declare("cpp", _operator)
 
 
