@@ -12,6 +12,7 @@ namespace ddfast::DDFAST_ISA {
 namespace {
 
 constexpr int OUT = 4, IN = 6, POINTS = IN * IN;
+constexpr int64_t SIXTEEN = 16;  // channels are whole multiples of it
 
 // A block of the products is ROWS tiles by COLUMNS registers of channels: its sums, a row of operands and a broadcast fit
 // the registers.
@@ -81,20 +82,25 @@ void read_kernel(const Convolution& task, int64_t o, int64_t i0, Lanes (*g)[LANE
   }
 }
 
+// Pieces of SIXTEEN by SIXTEEN channels, in the order in which they lie in memory.
 template <class T>
 void kernel_as(const Convolution& task, int64_t first, int64_t last) {
-  for (int64_t o = first; o < last; o += LANES<float>) {
-    const int64_t width = block_width(task, o);
-    float* to = task.points + block_at(task, o) + o % BLOCK;
-    for (int64_t i0 = 0; i0 < task.depth; i0 += LANES<float>) {
-      Lanes g[9][LANES<float>];
-      read_kernel<T>(task, o, i0, g);
-      for (int64_t i = 0; i < LANES<float>; ++i) {
-        Lanes taps[9], half[3 * IN], points[POINTS];
-        for (int tap = 0; tap < 9; ++tap) taps[tap] = g[tap][i];
-        for (int x = 0; x < 3; ++x) kernel_points(taps + x, 3, half + x, 3);               // [6, 3]
-        for (int y = 0; y < IN; ++y) kernel_points(half + y * 3, 1, points + y * IN, 1);   // [6, 6]
-        for (int p = 0; p < POINTS; ++p) store(to + p * stride_of(task.depth, width) + (i0 + i) * width, points[p]);
+  const int64_t inner = (task.adjoint ? task.width : task.depth) / SIXTEEN;
+  for (int64_t piece = first; piece < last; ++piece) {
+    const int64_t a = piece / inner * SIXTEEN, b = piece % inner * SIXTEEN, o0 = task.adjoint ? b : a;
+    for (int64_t i0 = task.adjoint ? a : b, i1 = i0 + SIXTEEN; i0 < i1; i0 += LANES<float>) {
+      for (int64_t o = o0; o < o0 + SIXTEEN; o += LANES<float>) {
+        Lanes g[9][LANES<float>];
+        read_kernel<T>(task, o, i0, g);
+        const int64_t width = block_width(task, o), stride = stride_of(task.depth, width);
+        float* to = task.points + block_at(task, o) + i0 * width + o % BLOCK;
+        for (int64_t i = 0; i < LANES<float>; ++i) {
+          Lanes taps[9], half[3 * IN], points[POINTS];
+          for (int tap = 0; tap < 9; ++tap) taps[tap] = g[tap][i];
+          for (int x = 0; x < 3; ++x) kernel_points(taps + x, 3, half + x, 3);              // [6, 3]
+          for (int y = 0; y < IN; ++y) kernel_points(half + y * 3, 1, points + y * IN, 1);  // [6, 6]
+          for (int p = 0; p < POINTS; ++p) store(to + p * stride + i * width, points[p]);
+        }
       }
     }
   }
@@ -224,7 +230,7 @@ int64_t winograd_scratch(const Convolution& task, int64_t tiles) {
 
 void winograd_kernel(const Convolution& task, int64_t first, int64_t last) {
   DDFAST_ELEMENT_SWITCH(task.element, T, {
-    if constexpr (!__is_same(T, double)) kernel_as<T>(task, first * 16, last * 16);
+    if constexpr (!__is_same(T, double)) kernel_as<T>(task, first, last);
   })
 }
 

@@ -27,7 +27,7 @@ struct Convolution {
 // Scratch is for one thread and at most `tiles` tiles, in bytes.
 DDFAST_EVERYWHERE(
     int64_t winograd_scratch(const Convolution& task, int64_t tiles);
-    // Output channels `first` to `last`, in sixteens, of the kernel.
+    // Pieces `first` to `last` of the kernel, of 16 by 16 channels.
     void winograd_kernel(const Convolution& task, int64_t first, int64_t last);
     // Tiles `first` to `last` of 4x4 pixels, images one after another.
     void winograd_tiles(const Convolution& task, void* scratch, int64_t first, int64_t last);)

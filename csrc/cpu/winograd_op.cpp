@@ -47,7 +47,7 @@ Tensor conv3x3(const Tensor& x, const Tensor& kernel, const std::optional<Tensor
   }
   const auto kernels = DDFAST_DISPATCH(winograd_kernel);
   const auto tiles = DDFAST_DISPATCH(winograd_tiles);
-  parallel(width / 16, 36 * 16 * depth, 0,
+  parallel(width / 16 * (depth / 16), 36 * 16 * 16, 0,
            [&](void*, int64_t begin, int64_t end) { kernels(task, begin, end); });
   // A block of tiles at the points and its products stay in a core's cache; of a large kernel, which does not, more is made
   // at a time.
