@@ -53,9 +53,9 @@ def tap_products(
     share = tl.cdiv(tl.cdiv(channels, CHANNELS), splits) * CHANNELS
     count = tl.full((), 1, dtype) * (height * width)
 
-    total_of_taps = ()
+    by_tap = ()
     for _ in tl.static_range(9 * INPUTS):
-        total_of_taps = total_of_taps + (tl.zeros((ROWS * WIDTH,), dtype),)
+        by_tap = by_tap + (tl.zeros((ROWS * WIDTH,), dtype),)  # noqa: RUF005  Triton knows no other way
     for begin in range(split * share, tl.minimum(split * share + share, channels), CHANNELS):
         c = begin + tl.arange(0, CHANNELS).to(tl.int64)
         scale, shift = affine_of(weight, bias, c, channels, dtype)
@@ -74,14 +74,15 @@ def tap_products(
         grown = ()
         for tap in tl.static_range(9 * INPUTS):
             factor = load_channels(taps + tap * channels, c, channels, dtype)
-            grown = grown + (total_of_taps[tap] + tl.sum(factor[:, None] * gradient, 0),)
-        total_of_taps = grown
+            grown = grown + (by_tap[tap] + tl.sum(factor[:, None] * gradient, 0),)  # noqa: RUF005
+        by_tap = grown
 
     row, column = pixels_of(tile, width, True, ROWS, WIDTH)
     mask = (row < height) & (column < width)
+    pixel = tl.max_contiguous(row * width + column, 1)  # as the sums lie: wider stores would move them in the loop
     for tap in tl.static_range(9 * INPUTS):
         plane = products + ((n * splits + split) * 9 * INPUTS + tap) * height * width
-        tl.store(plane + row * width + column, total_of_taps[tap], mask=mask)
+        tl.store(plane + pixel, by_tap[tap], mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -52,7 +52,7 @@ def norm_block(
     shape = (n, channels, height // 2, width // 2) if pool else x.shape
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
     mean, rstd = _statistics(x, channels, needs_grad)
-    cut = block_cut(channels, height, width, options["LAST"], x.element_size(), False)
+    cut = block_cut(channels, height, width, options["LAST"], options["DOUBLE"])
     block_forward[n * cut.programs,](
         *(x, None, weight, bias, residual, out, mean, rstd),
         *(channels, height, width, height, width, 0, cut.tiles, eps),
@@ -85,7 +85,7 @@ def norm_block_backward(
     gradient = torch.empty_like(x)
     of_residual = torch.empty_like(x) if residual_grad else None
     sums = mean.new_empty(2, n, channels) if affine_grad else None
-    cut = block_cut(channels, height, width, options["LAST"], x.element_size(), True)
+    cut = block_cut(channels, height, width, options["LAST"], options["DOUBLE"])
     block_backward[n * cut.programs,](
         *(grad, x, None, weight, bias, residual, mean, rstd, gradient, of_residual, sums),
         *(n, channels, height, width, height, width, 0, cut.tiles),
