@@ -38,7 +38,8 @@ SIGNATURES = {
 
 def layout(x: Tensor) -> torch.memory_format:
     """The memory format of maps that lie contiguously; one of one channel may lie in either."""
-    return torch.channels_last if x.stride(1) == 1 and x.shape[2:].numel() != 1 else torch.contiguous_format
+    _, _, height, width = x.shape
+    return torch.channels_last if x.stride(1) == 1 and height * width != 1 else torch.contiguous_format
 
 
 def _statistics(x: Tensor, channels: int, needs_grad: bool) -> tuple[Tensor, Tensor]:

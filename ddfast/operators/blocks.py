@@ -46,17 +46,16 @@ class NormBlock(torch.autograd.Function):
         if grad is None:
             return (None,) * 8
         x, weight, *rest = ctx.saved_tensors
-        _, affine_grad, _, residual_grad, *_ = ctx.needs_input_grad
+        wanted = ctx.needs_input_grad[:4]
         run = overload("norm_block_backward", ctx.backend, x)
         with torch.no_grad():
             upstream = grad.contiguous(memory_format=layout(x))
-            gradients = run(upstream, x, weight, *rest, *ctx.options, affine_grad, residual_grad)
-        wanted = (True, affine_grad, affine_grad, residual_grad)
-        x_grad, weight_grad, bias_grad, residual_gradient = (
-            first_order(gradient, grad, x, weight, what=BLOCKS) if asked else None
-            for gradient, asked in zip(gradients, wanted, strict=True)
+            gradients = run(upstream, x, weight, *rest, *ctx.options, wanted[1] or wanted[2], wanted[3])
+        once = (first_order(gradient, grad, x, weight, what=BLOCKS) for gradient in gradients)
+        x_grad, weight_grad, bias_grad, residual_grad = (
+            gradient if asked else None for gradient, asked in zip(once, wanted, strict=True)
         )
-        return x_grad, weight_grad, bias_grad, residual_gradient, None, None, None, None
+        return x_grad, weight_grad, bias_grad, residual_grad, None, None, None, None
 
 
 @signed

@@ -10,6 +10,11 @@ from ddfast.operators.library import implement
 from ddfast.operators.schemas import accumulator
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In the accumulator's dtype, and NCHW: sums over an axis that lies contiguously are the more accurate ones."""
+    return x.to(accumulator(x.dtype)).contiguous()
+
+
 def _per_channel(parameter: Tensor | None, x: Tensor, default: float) -> Tensor:
     """(C,) -> (C, 1, 1) in the dtype of x."""
     return x.new_tensor(default) if parameter is None else parameter.to(x.dtype)[:, None, None]
@@ -56,7 +61,7 @@ def norm_block(
     pool: bool,
     needs_grad: bool,
 ) -> tuple[Tensor, ...]:
-    wide = x.to(accumulator(x.dtype))
+    wide = _wide(x)
     mean, rstd = _statistics(wide, eps)
     y = _normalised(wide, mean, rstd) * _per_channel(weight, wide, 1) + _per_channel(bias, wide, 0)
     y = y if residual is None else y + residual
@@ -79,7 +84,7 @@ def norm_block_backward(
     affine_grad: bool,
     residual_grad: bool,
 ) -> tuple[Tensor, ...]:
-    grad, x_hat = grad.to(mean.dtype), _normalised(x.to(mean.dtype), mean, rstd)
+    grad, x_hat = _wide(grad), _normalised(_wide(x), mean, rstd)
     scale = _per_channel(weight, x_hat, 1)
     grad = _unpooled(grad, x_hat) if pool else grad
     if relu:
@@ -87,7 +92,7 @@ def norm_block_backward(
         grad = torch.where((y if residual is None else y + residual) <= 0, 0, grad)
     affine = [x.new_empty(0) for _ in range(2)]
     if affine_grad and weight is not None:
-        affine = [(grad * x_hat).sum((0, 2, 3)).to(weight.dtype), grad.sum((0, 2, 3)).to(weight.dtype)]
+        affine = [it.sum((2, 3)).sum(0).to(weight.dtype) for it in (grad * x_hat, grad)]
     x_grad = _like(x, _gradient(grad, x_hat, rstd, scale))
     return x_grad, *affine, _like(x, grad) if residual_grad else x.new_empty(0)
 
@@ -109,7 +114,7 @@ def conv_block(
     eps: float,
     needs_grad: bool,
 ) -> tuple[Tensor, ...]:
-    x = _convolution(images.to(accumulator(images.dtype)), kernel, padding)
+    x = _convolution(_wide(images), kernel, padding)
     out, mean, rstd = norm_block(x, weight, bias, None, eps, True, True, needs_grad)
     return _like(images, out), mean, rstd
 
@@ -125,7 +130,7 @@ def conv_block_backward(
     rstd: Tensor,
     padding: int,
 ) -> Tensor:
-    x = _convolution(images.to(mean.dtype), kernel, padding)
+    x = _convolution(_wide(images), kernel, padding)
     x_grad, *_ = norm_block_backward(grad, x, weight, bias, None, mean, rstd, True, True, False, False)
     patches = product(kernel.flatten(1).T.to(x.dtype), x_grad.flatten(2))  # (N, c·9, H'·W')
     return _like(images, F.fold(patches, images.shape[2:], 3, padding=padding))
