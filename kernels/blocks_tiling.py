@@ -44,11 +44,12 @@ def conv_cut(channels: int, height: int, width: int, double: bool) -> Cut:
 
 
 def tap_cut(channels: int, height: int, width: int, double: bool) -> Cut:
-    """For the gradient of images: 36 sums of each pixel are in registers as well, so channels are few."""
-    rows, columns, whole = _plane(height, width, 1024 // (1 + double))
+    """For the gradient of images: one pixel of a thread, whose 36 sums are in its registers as well."""
+    rows, columns, whole = _plane(height, width, 512 // (1 + double))
     if not whole:
-        rows = max(512 // (1 + double) // columns, 2)
-    return _cut(channels, height, width, 4, rows, columns, 8 // (1 + double))
+        rows = max(256 // columns, 2)
+    side = 8 // (1 + double)
+    return _cut(channels, height, width, side, rows, columns, side)
 
 
 def splits_of(images: int, tiles: int, chip: Chip) -> int:
