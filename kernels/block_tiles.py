@@ -8,7 +8,16 @@ format: LAST says whether it is channels_last.
 import triton
 import triton.language as tl
 
-SIZES = ["height", "width", "image_height", "image_width", "padding", "tiles", "splits"]  # no kernel for each value
+SIZES = [
+    "height",
+    "width",
+    "inputs",
+    "image_height",
+    "image_width",
+    "padding",
+    "tiles",
+    "splits",
+]  # no kernel for each value
 
 
 @triton.jit
@@ -86,22 +95,25 @@ def load_channels(vector, c, channels, DTYPE: tl.constexpr):
 
 @triton.jit
 def convolved(
-    images, taps, n, c, row, column, channels, image_height, image_width, padding,
-    DTYPE: tl.constexpr, INPUTS: tl.constexpr, LAST: tl.constexpr,
+    images, taps, n, c, row, column, channels, inputs, image_height, image_width, padding,
+    DTYPE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """The 3x3 convolution of zero-padded images (N, INPUTS, image_height, image_width), of taps (INPUTS, 3, 3, C)."""
+    """The 3x3 convolution of zero-padded images (N, inputs, image_height, image_width), of taps (inputs, 3, 3, C).
+
+    `inputs` is no constant, and only three taps are unrolled: values of all would take too many registers.
+    """
     total = tl.zeros((c.shape[0], row.shape[0]), DTYPE)
-    for line in range(3 * INPUTS):  # of taps; only its three unrolled, for all nine would take too many registers
+    for line in range(3 * inputs):
         channel, y = line // 3, row + (line % 3 - padding)
         for tap in tl.static_range(3):
             x = column + (tap - padding)
             seen = (y >= 0) & (y < image_height) & (x >= 0) & (x < image_width)
             pixel = (y * image_width + x).to(tl.int64)
             if LAST:
-                pixel = pixel * INPUTS + channel
+                pixel = pixel * inputs + channel
             else:
                 pixel += channel * image_height * image_width
-            value = tl.load(images + n * INPUTS * image_height * image_width + pixel, mask=seen, other=0).to(DTYPE)
+            value = tl.load(images + n * inputs * image_height * image_width + pixel, mask=seen, other=0).to(DTYPE)
             factor = load_channels(taps + (3 * line + tap) * channels, c, channels, DTYPE)
             total += factor[:, None] * value[None, :]
     return total
@@ -110,14 +122,14 @@ def convolved(
 @triton.jit
 def tile_of(
     source, taps, n, c, tile, shape,
-    DTYPE: tl.constexpr, INPUTS: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr, FULL: tl.constexpr,
+    DTYPE: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr, FULL: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """A tile of the map: rows, columns, which elements exist, and their values, 0 for others.
 
     They are read from `source` or, with taps, convolved from the images there.
     """
-    channels, height, width, image_height, image_width, padding = shape
+    channels, height, width, inputs, image_height, image_width, padding = shape
     row, column = pixels_of(tile, width, POOL, ROWS, WIDTH)
     inside = inside_of(c, row, column, channels, height, width, FULL)
     if taps is None:
@@ -125,7 +137,7 @@ def tile_of(
         return row, column, inside, tl.load(source + cells, mask=inside, other=0).to(DTYPE)
     else:  # noqa: RET505
         x = convolved(
-            source, taps, n, c, row, column, channels, image_height, image_width, padding, DTYPE, INPUTS, LAST
+            source, taps, n, c, row, column, channels, inputs, image_height, image_width, padding, DTYPE, LAST
         )
         return row, column, inside, tl.where(inside, x, 0)
 

@@ -47,7 +47,7 @@ def write_tile(
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """What comes out of a tile: centred·scale + shift, and all that follows it."""
-    channels, height, width, _, _, _ = shape
+    channels, height, width, _, _, _, _ = shape
     cells = cells_of(n, c, row, column, channels, height, width, LAST)
     y = centred * scale[:, None] + shift[:, None]
     if residual is not None:
@@ -65,8 +65,8 @@ def write_tile(
 
 @triton.jit(do_not_specialize=SIZES)
 def block_forward(
-    source,  # the map (N, channels, height, width) or, with taps, images (N, INPUTS, image_height, image_width)
-    taps,  # (INPUTS, 3, 3, channels), or None
+    source,  # the map (N, channels, height, width) or, with taps, images (N, inputs, image_height, image_width)
+    taps,  # (inputs, 3, 3, channels), or None
     weight,  # (channels,), as `bias`, or None
     bias,
     residual,  # like the map, or None
@@ -76,12 +76,12 @@ def block_forward(
     channels,
     height,
     width,
+    inputs,
     image_height,
     image_width,
     padding,
     tiles,
     eps: tl.float64,
-    INPUTS: tl.constexpr,
     RELU: tl.constexpr,
     POOL: tl.constexpr,
     KEEP: tl.constexpr,  # whether there will be a backward
@@ -96,18 +96,18 @@ def block_forward(
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     n, c = place_of(tl.program_id(0), channels, CHANNELS)
     height, width = extent_of(height, width, FULL, WHOLE, ROWS, WIDTH)
-    shape = (channels, height, width, image_height, image_width, padding)
+    shape = (channels, height, width, inputs, image_height, image_width, padding)
     scale, shift = affine_of(weight, bias, c, channels, dtype)
 
     if WHOLE:
-        row, column, inside, x = tile_of(source, taps, n, c, 0, shape, dtype, INPUTS, POOL, LAST, FULL, ROWS, WIDTH)
+        row, column, inside, x = tile_of(source, taps, n, c, 0, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
         count = pixels_in(0, height, width, dtype, ROWS, WIDTH)
         mean, drift, squares = moments_of(x, inside, count)
     else:
         mean, drift, squares = tl.zeros((CHANNELS,), dtype), tl.zeros((CHANNELS,), dtype), tl.zeros((CHANNELS,), dtype)
         count = tl.full((), 0, dtype)
         for tile in range(tiles):
-            _, _, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, INPUTS, POOL, LAST, FULL, ROWS, WIDTH)
+            _, _, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
             met = pixels_in(tile, height, width, dtype, ROWS, WIDTH)
             mean, drift, squares, count = merged(mean, drift, squares, count, *moments_of(x, inside, met), met)
 
@@ -125,9 +125,7 @@ def block_forward(
         )  # fmt: skip
     else:
         for tile in range(tiles):
-            row, column, inside, x = tile_of(
-                source, taps, n, c, tile, shape, dtype, INPUTS, POOL, LAST, FULL, ROWS, WIDTH
-            )
+            row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
             write_tile(
                 x - mean[:, None], scale, shift, residual, out, n, c, tile, row, column, inside, shape,
                 RELU, POOL, LAST, FULL, ROWS, WIDTH,

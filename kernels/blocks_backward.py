@@ -19,7 +19,7 @@ def upstream_of(
     RELU: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     """A tile of d, 0 where the map ends."""
-    channels, height, width, _, _, _ = shape
+    channels, height, width, _, _, _, _ = shape
     if POOL:
         i, j, h, w = row // 2, column // 2, height // 2, width // 2
         pooled = inside
@@ -49,7 +49,7 @@ def map_gradient(d, centred, scale, rstd, total, inner, count):
 def write_gradients(
     d, centred, scale, rstd, total, inner, x_grad, residual_grad, n, c, row, column, inside, shape, LAST: tl.constexpr
 ):
-    channels, height, width, _, _, _ = shape
+    channels, height, width, _, _, _, _ = shape
     cells = cells_of(n, c, row, column, channels, height, width, LAST)
     gradient = map_gradient(d, centred, scale, rstd, total, inner, tl.full((), 1, d.dtype) * (height * width))
     tl.store(x_grad + cells, gradient.to(x_grad.dtype.element_ty), mask=inside)
@@ -74,11 +74,11 @@ def block_backward(
     channels,
     height,
     width,
+    inputs,
     image_height,
     image_width,
     padding,
     tiles,
-    INPUTS: tl.constexpr,
     RELU: tl.constexpr,
     POOL: tl.constexpr,
     LAST: tl.constexpr,
@@ -92,25 +92,21 @@ def block_backward(
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     n, c = place_of(tl.program_id(0), channels, CHANNELS)
     height, width = extent_of(height, width, FULL, WHOLE, ROWS, WIDTH)
-    shape = (channels, height, width, image_height, image_width, padding)
+    shape = (channels, height, width, inputs, image_height, image_width, padding)
     scale, shift = affine_of(weight, bias, c, channels, dtype)
     mean = load_channels(means + n * channels, c, channels, dtype)
     rstd = load_channels(rstds + n * channels, c, channels, dtype)
     scale *= rstd
 
     if WHOLE:
-        row, column, inside, x = tile_of(source, taps, n, c, 0, shape, dtype, INPUTS, POOL, LAST, FULL, ROWS, WIDTH)
+        row, column, inside, x = tile_of(source, taps, n, c, 0, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
         centred = x - mean[:, None]
-        d = upstream_of(
-            grad, residual, centred, scale, shift, n, c, row, column, inside, shape, RELU, POOL, LAST, FULL
-        )
+        d = upstream_of(grad, residual, centred, scale, shift, n, c, row, column, inside, shape, RELU, POOL, LAST, FULL)
         total, inner = tl.sum(d, 1), tl.sum(d * centred, 1) * rstd
     else:
         total, inner = tl.zeros((CHANNELS,), dtype), tl.zeros((CHANNELS,), dtype)
         for tile in range(tiles):
-            row, column, inside, x = tile_of(
-                source, taps, n, c, tile, shape, dtype, INPUTS, POOL, LAST, FULL, ROWS, WIDTH
-            )
+            row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
             centred = x - mean[:, None]
             d = upstream_of(
                 grad, residual, centred, scale, shift, n, c, row, column, inside, shape, RELU, POOL, LAST, FULL
@@ -128,9 +124,7 @@ def block_backward(
             )
         else:
             for tile in range(tiles):
-                row, column, inside, x = tile_of(
-                    source, taps, n, c, tile, shape, dtype, INPUTS, POOL, LAST, FULL, ROWS, WIDTH
-                )
+                row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
                 centred = x - mean[:, None]
                 d = upstream_of(
                     grad, residual, centred, scale, shift, n, c, row, column, inside, shape, RELU, POOL, LAST, FULL

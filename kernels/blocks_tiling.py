@@ -30,7 +30,7 @@ def block_cut(channels: int, height: int, width: int, last: bool, double: bool) 
         rows = max((128 if last else 4096) // (1 + double) // columns, 2)
     usual = (4096 if last else 1024) // (1 + double)
     side = max(usual // (rows * columns), 8 if last else 1)
-    return _cut(channels, height, width, side, rows, columns, 32 // (1 + double))
+    return _cut(channels, height, width, side, rows, columns, (16 if last else 32) // (1 + double))
 
 
 def conv_cut(channels: int, height: int, width: int, double: bool) -> Cut:

@@ -31,6 +31,7 @@ def tap_products(
     channels,
     height,
     width,
+    inputs,  # INPUTS, as no constant
     image_height,
     image_width,
     padding,
@@ -47,7 +48,7 @@ def tap_products(
 ):
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     height, width = extent_of(height, width, FULL, WHOLE, ROWS, WIDTH)
-    shape = (channels, height, width, image_height, image_width, padding)
+    shape = (channels, height, width, inputs, image_height, image_width, padding)
     part, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     n, split = (part // splits).to(tl.int64), part % splits
     share = tl.cdiv(tl.cdiv(channels, CHANNELS), splits) * CHANNELS
@@ -62,7 +63,7 @@ def tap_products(
         mean = load_channels(means + n * channels, c, channels, dtype)
         rstd = load_channels(rstds + n * channels, c, channels, dtype)
         scale *= rstd
-        row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, INPUTS, True, LAST, FULL, ROWS, WIDTH)
+        row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, True, LAST, FULL, ROWS, WIDTH)
         centred = x - mean[:, None]
         d = upstream_of(grad, None, centred, scale, shift, n, c, row, column, inside, shape, True, True, LAST, FULL)
         if WHOLE:

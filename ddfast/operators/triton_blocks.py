@@ -55,8 +55,7 @@ def norm_block(
     cut = block_cut(channels, height, width, options["LAST"], options["DOUBLE"])
     block_forward[n * cut.programs,](
         *(x, None, weight, bias, residual, out, mean, rstd),
-        *(channels, height, width, height, width, 0, cut.tiles, eps),
-        INPUTS=0,
+        *(channels, height, width, 0, height, width, 0, cut.tiles, eps),
         RELU=relu,
         POOL=pool,
         KEEP=needs_grad,
@@ -88,14 +87,15 @@ def norm_block_backward(
     cut = block_cut(channels, height, width, options["LAST"], options["DOUBLE"])
     block_backward[n * cut.programs,](
         *(grad, x, None, weight, bias, residual, mean, rstd, gradient, of_residual, sums),
-        *(n, channels, height, width, height, width, 0, cut.tiles),
-        INPUTS=0,
+        *(n, channels, height, width, 0, height, width, 0, cut.tiles),
         RELU=relu,
         POOL=pool,
         **options,
         **cut.options,
     )
-    of_weight, of_bias = (torch.empty_like(weight) if affine_grad else x.new_empty(0) for _ in range(2))
+    of_weight, of_bias = (
+        x.new_empty(0) if weight is None or not affine_grad else torch.empty_like(weight) for _ in range(2)
+    )
     if sums is not None:
         affine_gradient[-(-channels // 16),](sums, of_weight, of_bias, n, channels, IMAGES=128, CHANNELS=16)
     return gradient, of_weight, of_bias, x.new_empty(0) if of_residual is None else of_residual
@@ -120,8 +120,7 @@ def conv_block(
     cut = conv_cut(channels, height, width, options["DOUBLE"])
     block_forward[n * cut.programs,](
         *(images, _by_tap(kernel), weight, bias, None, out, mean, rstd),
-        *(channels, height, width, *size, padding, cut.tiles, eps),
-        INPUTS=inputs,
+        *(channels, height, width, inputs, *size, padding, cut.tiles, eps),
         RELU=True,
         POOL=True,
         KEEP=needs_grad,
@@ -144,7 +143,7 @@ def conv_block_backward(
 ) -> Tensor:
     n, inputs, *size = images.shape
     channels, height, width = _convolved(images, kernel, padding)
-    options = _options(images) | {"INPUTS": inputs}
+    options = _options(images)
     taps = _by_tap(kernel)
     cut = tap_cut(channels, height, width, options["DOUBLE"])
     splits = splits_of(n, cut.tiles, chip_of(images.device))
@@ -154,7 +153,7 @@ def conv_block_backward(
         planes = conv_cut(channels, height, width, options["DOUBLE"])
         block_backward[n * planes.programs,](
             *(grad, images, taps, weight, bias, None, mean, rstd, None, None, sums),
-            *(n, channels, height, width, *size, padding, planes.tiles),
+            *(n, channels, height, width, inputs, *size, padding, planes.tiles),
             RELU=True,
             POOL=True,
             **options,
@@ -163,7 +162,8 @@ def conv_block_backward(
     products = mean.new_empty(n, splits, inputs, 9, height, width)
     tap_products[n * splits * cut.tiles,](
         *(grad, images, taps, weight, bias, mean, rstd, sums, products),
-        *(n, channels, height, width, *size, padding, cut.tiles, splits),
+        *(n, channels, height, width, inputs, *size, padding, cut.tiles, splits),
+        INPUTS=inputs,
         **options,
         **cut.options,
     )
