@@ -33,14 +33,15 @@ def block_cut(channels: int, height: int, width: int, last: bool, double: bool) 
     return _cut(channels, height, width, side, rows, columns, (16 if last else 32) // (1 + double))
 
 
-def conv_cut(channels: int, height: int, width: int, double: bool) -> Cut:
+def conv_cut(channels: int, height: int, width: int, double: bool, backward: bool) -> Cut:
     """For a map that is convolved: a pixel of the images that is read serves all channels of a tile."""
     rows, columns, whole = _plane(height, width, 4096 // (1 + double))
     if not whole:
         rows = max(1024 // (1 + double) // columns, 2)
     plane = rows * columns * (1 + double)
     side = min(max(8192 // plane, 4), 16)
-    return _cut(channels, height, width, side, rows, columns, (64 if plane <= 1024 else 32) // (1 + double))
+    each = 32 if backward or plane > 1024 else 64
+    return _cut(channels, height, width, side, rows, columns, each // (1 + double))
 
 
 def tap_cut(channels: int, height: int, width: int, double: bool) -> Cut:

@@ -114,13 +114,15 @@ def test_affine_gradients_add_up_many_images():
     height=st.integers(1, 300),
     width=st.integers(1, 700),
     double=st.booleans(),
-    kind=st.sampled_from(["nchw", "channels_last", "conv", "tap"]),
+    kind=st.sampled_from(["nchw", "channels_last", "conv", "sums", "tap"]),
 )
 def test_a_cut_covers_the_map_and_fits_the_registers(channels, height, width, double, kind):
     if kind in ("nchw", "channels_last"):
         cut = blocks_tiling.block_cut(channels, height, width, kind == "channels_last", double)
+    elif kind == "tap":
+        cut = blocks_tiling.tap_cut(channels, height, width, double)
     else:
-        cut = getattr(blocks_tiling, f"{kind}_cut")(channels, height, width, double)
+        cut = blocks_tiling.conv_cut(channels, height, width, double, kind == "sums")
     side, rows, columns, warps = (cut.options[name] for name in ("CHANNELS", "ROWS", "WIDTH", "num_warps"))
     assert all(size & (size - 1) == 0 for size in (side, rows, columns, warps))
     assert min(rows, columns) >= 2
@@ -139,6 +141,6 @@ def test_usual_cuts():
     multiprocessors idle, two parts of the channels."""
     nchw, last = (blocks_tiling.block_cut(64, 32, 32, it, False) for it in (False, True))
     assert (nchw.programs, nchw.tiles, nchw.options["num_warps"]) == (64, 1, 1)
-    assert (last.programs, last.tiles, last.options["num_warps"]) == (8, 1, 8)
+    assert (last.programs, last.tiles, last.options["num_warps"]) == (8, 1, 16)
     assert not blocks_tiling.block_cut(64, 256, 256, False, False).options["WHOLE"]
     assert [blocks_tiling.splits_of(images, 4, Chip(90, 132)) for images in (32, 33)] == [2, 1]

@@ -117,7 +117,7 @@ def conv_block(
     shape = (n, channels, height // 2, width // 2)
     out = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=layout(images))
     mean, rstd = _statistics(images, channels, needs_grad)
-    cut = conv_cut(channels, height, width, options["DOUBLE"])
+    cut = conv_cut(channels, height, width, options["DOUBLE"], False)
     block_forward[n * cut.programs,](
         *(images, _by_tap(kernel), weight, bias, None, out, mean, rstd),
         *(channels, height, width, inputs, *size, padding, cut.tiles, eps),
@@ -150,7 +150,7 @@ def conv_block_backward(
     sums = None
     if cut.tiles > 1:
         sums = mean.new_empty(2, n, channels)
-        planes = conv_cut(channels, height, width, options["DOUBLE"])
+        planes = conv_cut(channels, height, width, options["DOUBLE"], True)
         block_backward[n * planes.programs,](
             *(grad, images, taps, weight, bias, None, mean, rstd, None, None, sums),
             *(n, channels, height, width, inputs, *size, padding, planes.tiles),
