@@ -44,12 +44,15 @@ def conv_cut(channels: int, height: int, width: int, double: bool, backward: boo
     return _cut(channels, height, width, side, rows, columns, each // (1 + double))
 
 
-def tap_cut(channels: int, height: int, width: int, double: bool) -> Cut:
-    """For the gradient of images: one pixel of a thread, whose 36 sums are in its registers as well."""
+def tap_cut(channels: int, height: int, width: int, itemsize: int) -> Cut:
+    """For the gradient of images: one pixel of a thread, whose 36 sums are in its registers as well.
+
+    Beside them there is room for eight channels of float32; four in float64, or of 16 bits, which are unpacked.
+    """
+    double, side = itemsize == 8, 8 if itemsize == 4 else 4
     rows, columns, whole = _plane(height, width, 512 // (1 + double))
     if not whole:
         rows = max(256 // columns, 2)
-    side = 8 // (1 + double)
     return _cut(channels, height, width, side, rows, columns, side)
 
 

@@ -120,7 +120,7 @@ def test_a_cut_covers_the_map_and_fits_the_registers(channels, height, width, do
     if kind in ("nchw", "channels_last"):
         cut = blocks_tiling.block_cut(channels, height, width, kind == "channels_last", double)
     elif kind == "tap":
-        cut = blocks_tiling.tap_cut(channels, height, width, double)
+        cut = blocks_tiling.tap_cut(channels, height, width, 8 if double else 2)
     else:
         cut = blocks_tiling.conv_cut(channels, height, width, double, kind == "sums")
     side, rows, columns, warps = (cut.options[name] for name in ("CHANNELS", "ROWS", "WIDTH", "num_warps"))

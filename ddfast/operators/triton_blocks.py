@@ -145,7 +145,7 @@ def conv_block_backward(
     channels, height, width = _convolved(images, kernel, padding)
     options = _options(images)
     taps = _by_tap(kernel)
-    cut = tap_cut(channels, height, width, options["DOUBLE"])
+    cut = tap_cut(channels, height, width, images.element_size())
     splits = splits_of(n, cut.tiles, chip_of(images.device))
     sums = None
     if cut.tiles > 1:
