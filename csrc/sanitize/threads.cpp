@@ -36,6 +36,7 @@ extern "C" AOTITorchError torch_get_num_threads(uint32_t* count) {
   return 0;
 }
 
+#define AFFINE "Tensor? weight, Tensor? bias"
 #define SIDE "Tensor? offsets, Tensor? index, SymInt largest, SymInt num_classes"
 #define COMPLEXITY "float centralization_weight, float cmi_weight, float? alpha, float beta, str reduction"
 #define MATCHING "float mean_weight, float covariance_weight, bool tf32"
@@ -48,6 +49,14 @@ STABLE_TORCH_LIBRARY(ddfast, m) {
         SIDE ", " MATCHING ", bool needs_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("moment_matching_backward.cpp(Tensor grad, Tensor syn, " SIDE ", Tensor share, Tensor centers, Tensor drift,"
         " Tensor mean_gap, Tensor covariance_gap, " MATCHING ") -> Tensor");
+  m.def("norm_block.cpp(Tensor x, " AFFINE ", Tensor? residual, float eps, bool relu, bool pool, bool needs_grad)"
+        " -> (Tensor, Tensor, Tensor)");
+  m.def("norm_block_backward.cpp(Tensor grad, Tensor x, " AFFINE ", Tensor? residual, Tensor mean, Tensor rstd,"
+        " bool relu, bool pool, bool affine_grad, bool residual_grad) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("conv_block.cpp(Tensor images, Tensor kernel, " AFFINE ", SymInt padding, float eps, bool needs_grad)"
+        " -> (Tensor, Tensor, Tensor)");
+  m.def("conv_block_backward.cpp(Tensor grad, Tensor images, Tensor kernel, " AFFINE ", Tensor mean, Tensor rstd,"
+        " SymInt padding) -> Tensor");
 }
 
 template <class... Arguments>
@@ -65,6 +74,21 @@ Tensor numbers(std::vector<int64_t> shape, double value) {
   auto* data = static_cast<float*>(tensor.mutable_data_ptr());
   for (int64_t i = 0; i < tensor.numel(); ++i) data[i] = float(value != 0 ? value : double(i * 37 % 101) / 50 - 1);
   return tensor;
+}
+
+// Forward and backward of every block, in either memory format.
+void blocks() {
+  const std::optional<Tensor> none, weight = numbers({70}, 2);
+  using torch::headeronly::MemoryFormat;
+  for (MemoryFormat format : {MemoryFormat::Contiguous, MemoryFormat::ChannelsLast}) {
+    auto maps = [&](std::vector<int64_t> shape) { return torch::stable::contiguous(numbers(shape, 0), format); };
+    Tensor x = maps({9, 70, 12, 10}), kernel = numbers({70, 3, 3, 3}, 0);
+    Tensor images = maps({9, 3, 12, 10}), grad = maps({9, 70, 6, 5});
+    auto normed = call("ddfast::norm_block", 3, x, weight, weight, none, 1e-5, true, true, true);
+    call("ddfast::norm_block_backward", 4, grad, x, weight, weight, none, normed[1], normed[2], true, true, true, false);
+    auto block = call("ddfast::conv_block", 3, images, kernel, weight, weight, int64_t(1), 1e-5, true);
+    call("ddfast::conv_block_backward", 1, grad, images, kernel, weight, weight, block[1], block[2], int64_t(1));
+  }
 }
 
 // Forward and backward of every loss: few large classes, cut into pieces, and many small ones.
@@ -88,7 +112,7 @@ void losses() {
 
 int main() {
   std::vector<std::thread> callers;
-  for (int i = 0; i < 3; ++i) callers.emplace_back(losses);
+  for (auto operators : {losses, blocks, losses, blocks}) callers.emplace_back(operators);
   for (std::thread& caller : callers) caller.join();
   std::puts("no races");
 }

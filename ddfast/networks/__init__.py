@@ -27,6 +27,7 @@ def build(
     width: int | None = None,
     depth: int | None = None,
     norm: str = "instance",
+    fused: bool = True,
     device: torch.device | str,
     generator: torch.Generator,
 ) -> Network:
@@ -42,6 +43,8 @@ def build(
         width: None is the network's own.
         depth: None is the network's own; "resnet18" takes no other.
         norm: "instance", "group" (4 groups), "layer" or "none".
+        fused: whether instance norms run in one pass with what follows them; False for a method that differentiates
+            twice. It is not part of the architecture: `config` does not have it.
         device: where the weights lie.
         generator: on `device`.
 
@@ -56,7 +59,7 @@ def build(
         raise UserError(f"depth must be None for resnet18, got {depth}")
     given = {key: value for key, value in (("width", width), ("depth", depth)) if value is not None}
     with torch.device("meta"):  # no time and no random numbers for weights that draw_weights replaces
-        network = _ARCHITECTURES[name](channels, num_classes, size, norm=norm, **given)
+        network = _ARCHITECTURES[name](channels, num_classes, size, norm=norm, fused=fused, **given)
     network.to_empty(device=device)
     draw_weights(network, generator)
     return network

@@ -1,23 +1,36 @@
 """The ConvNet on which data set distillation is measured."""
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from ddfast.errors import UserError
 from ddfast.networks.network import Network
-from ddfast.networks.norm import normalization
+from ddfast.networks.norm import is_instance_norm, normalization, normalized
+from ddfast.operators import conv_block
+from ddfast.operators.blocks import MOST_IMAGE_CHANNELS
 
 
 class Block(nn.Module):
     """3x3 convolution, norm, ReLU and 2x2 average pool: (N, channels, H, W) -> (N, width, h, w)."""
 
-    def __init__(self, channels: int, width: int, padding: int, norm: str) -> None:
+    def __init__(self, channels: int, width: int, padding: int, norm: str, fused: bool) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, width, 3, padding=padding)
         self.norm = normalization(norm, width)
+        self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(F.relu(self.norm(self.convolution(x)), inplace=True), 2)
+        convolution, norm = self.convolution, self.norm
+        if self.fused and is_instance_norm(norm) and self._reads_images(x) and not self._trains():
+            padding = int(convolution.padding[0])
+            return conv_block(x, convolution.weight, norm.weight, norm.bias, padding=padding, eps=norm.eps)
+        return normalized(norm, convolution(x), pool=True, fused=self.fused)
+
+    def _reads_images(self, x: Tensor) -> bool:
+        return self.convolution.in_channels <= MOST_IMAGE_CHANNELS and x.dtype == self.convolution.weight.dtype
+
+    def _trains(self) -> bool:
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
 
 
 class ConvNet(Network):
@@ -33,6 +46,8 @@ class ConvNet(Network):
         width: the channels of every block.
         depth: the number of blocks, each of which halves the map.
         norm: "instance", "group" (4 groups), "layer" or "none".
+        fused: a block's instance norm, ReLU and pool in one pass, and the first block without its map; features can
+            be differentiated once, those of plain modules any number of times.
 
     Raises:
         UserError: if `depth` leaves no pixel, a number is below 1, or `norm` is none of these.
@@ -47,6 +62,7 @@ class ConvNet(Network):
         width: int = 128,
         depth: int = 3,
         norm: str = "instance",
+        fused: bool = True,
     ) -> None:
         super().__init__(
             "convnet", size=size, norm=norm, channels=channels, num_classes=num_classes, width=width, depth=depth
@@ -56,7 +72,8 @@ class ConvNet(Network):
         if not map_height or not map_width:
             raise UserError(f"convnet: depth must leave at least one pixel of {size[0]}x{size[1]} images, got {depth}")
         self.blocks = nn.Sequential(
-            Block(channels, width, padding, norm), *(Block(width, width, 1, norm) for _ in range(depth - 1))
+            Block(channels, width, padding, norm, fused),
+            *(Block(width, width, 1, norm, fused) for _ in range(depth - 1)),
         )
         self.head = nn.Linear(width * map_height * map_width, num_classes)
 

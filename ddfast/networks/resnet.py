@@ -1,16 +1,15 @@
 """ResNet-18 for small images, the network whose penultimate features the complexity losses look at."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddfast.networks.network import Network
-from ddfast.networks.norm import normalization
+from ddfast.networks.norm import normalization, normalized
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: (N, channels, H, W) -> (N, width, H / stride, W / stride)."""
 
-    def __init__(self, channels: int, width: int, stride: int, norm: str) -> None:
+    def __init__(self, channels: int, width: int, stride: int, norm: str, fused: bool) -> None:
         super().__init__()
         self.convolution1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.norm1 = normalization(norm, width)
@@ -20,10 +19,14 @@ class BasicBlock(nn.Module):
         if channels != width:
             convolution = nn.Conv2d(channels, width, 1, stride, bias=False)
             self.shortcut = nn.Sequential(convolution, normalization(norm, width))
+        self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.relu(self.norm1(self.convolution1(x)), inplace=True)
-        return F.relu(self.norm2(self.convolution2(inner)) + self.shortcut(x), inplace=True)
+        inner = normalized(self.norm1, self.convolution1(x), fused=self.fused)
+        if isinstance(self.shortcut, nn.Sequential):
+            convolution, norm = self.shortcut
+            x = normalized(norm, convolution(x), relu=False, fused=self.fused)
+        return normalized(self.norm2, self.convolution2(inner), x, fused=self.fused)
 
 
 class ResNet18(Network):
@@ -40,23 +43,36 @@ class ResNet18(Network):
         size: (H, W) of the images, in pixels.
         width: the channels of the first of the four stages, each of which doubles them.
         norm: "instance", "group" (4 groups), "layer" or "none".
+        fused: an instance norm with what follows it in one pass; features can be differentiated once, those of plain
+            modules any number of times.
 
     Raises:
         UserError: if a number is below 1, or `norm` is none of these.
     """
 
     def __init__(
-        self, channels: int, num_classes: int, size: tuple[int, int], *, width: int = 64, norm: str = "instance"
+        self,
+        channels: int,
+        num_classes: int,
+        size: tuple[int, int],
+        *,
+        width: int = 64,
+        norm: str = "instance",
+        fused: bool = True,
     ) -> None:
         super().__init__("resnet18", size=size, norm=norm, channels=channels, num_classes=num_classes, width=width)
+        self.fused = fused
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.norm = normalization(norm, width)
         height_of_map, width_of_map = size
-        blocks = [BasicBlock(width, width, 1, norm), BasicBlock(width, width, 1, norm)]
+        blocks = [BasicBlock(width, width, 1, norm, fused), BasicBlock(width, width, 1, norm, fused)]
         for _ in range(3):
             stride = 2 if min(height_of_map, width_of_map) > 2 else 1
             height_of_map, width_of_map = -(-height_of_map // stride), -(-width_of_map // stride)
-            blocks += [BasicBlock(width, 2 * width, stride, norm), BasicBlock(2 * width, 2 * width, 1, norm)]
+            blocks += [
+                BasicBlock(width, 2 * width, stride, norm, fused),
+                BasicBlock(2 * width, 2 * width, 1, norm, fused),
+            ]
             width *= 2
         self.blocks = nn.Sequential(*blocks)
         window = min(4, height_of_map), min(4, width_of_map)
@@ -64,7 +80,7 @@ class ResNet18(Network):
         self.head = nn.Linear(width * (height_of_map // window[0]) * (width_of_map // window[1]), num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        return self.blocks(F.relu(self.norm(self.stem(x)), inplace=True))
+        return self.blocks(normalized(self.norm, self.stem(x), fused=self.fused))
 
     def features(self, x: Tensor) -> Tensor:
         return self.pool(self.embed(x)).flatten(1)

@@ -7,8 +7,7 @@ from types import ModuleType
 import torch
 
 from ddfast.operators import backends
-from ddfast.operators.library import declare
-from ddfast.operators.schemas import SIGNATURES
+from ddfast.operators.library import SIGNATURES, declare
 
 module: ModuleType | None = None  # ddfast._C, where it is
 
