@@ -97,7 +97,7 @@ def test_tiles_merge_without_losing_digits(cut):
 @on_triton
 @pytest.mark.parametrize("block", [NORMS[0], CONVS[0]], ids=lambda block: block.name)
 def test_several_tiles_give_the_same_bits_again(cut, block):
-    cut(2, 2, 4, splits=2)
+    cut(4, 4, 8, splits=2)
     inputs = on(DEVICE, [it.float() for it in block.inputs()])
     runs = [block.differentiate(lambda *it: block(*it, backend="triton"), inputs) for _ in "12"]
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
