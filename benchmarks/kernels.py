@@ -4,8 +4,8 @@
     python -m benchmarks.kernels --write    ... into docs/kernels.md
     python -m benchmarks.kernels --cuda     what nvcc makes of csrc/cuda, by the flags of setup.py
 
-The operators themselves run, on tensors without memory, and what they would launch is compiled instead: so the table
-shows the configurations that a GPU would get. Exits 1 if a kernel spills or uses the stack, needs more shared memory
+The operators themselves run (calls.py), and what they would launch is compiled instead: so the table shows the
+configurations that a GPU would get. Exits 1 if a kernel spills or uses the stack, needs more shared memory
 than a block may have, or has a product that did not become a tensor-core instruction.
 """
 
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,11 +31,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
+from benchmarks.calls import Call, blocks, losses
 from benchmarks.environment import ROOT
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS
 from ddfast.kernels.tiling import Chip
-from ddfast.operators import triton_augment, triton_complexity, triton_matching
-from ddfast.operators.schemas import TABLE
+from ddfast.operators import triton_blocks, triton_complexity, triton_matching
 
 CHIPS = {"A100": Chip(80, 108), "H100": Chip(90, 132), "B200": Chip(100, 148)}
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
@@ -144,42 +144,24 @@ def recorded(chip: Chip) -> Iterator[list[Launch]]:
         mock.patch.object(JITFunction, "run", run),
         mock.patch.object(triton_matching, "chip_of", return_value=chip),
         mock.patch.object(triton_complexity, "chip_of", return_value=chip),
+        mock.patch.object(triton_blocks, "chip_of", return_value=chip),
     ):
         yield launches
 
 
-def calls(workload: Workload, dtype: torch.dtype) -> Iterator[Callable[[], Any]]:
-    """The operators of a workload, forward and backward, on tensors that have no memory."""
-    wide = torch.promote_types(dtype, torch.float32)
-    d, p = workload.descriptors
-    shape = (d // workload.row[1], workload.row[1], p) if workload.local == "rows" else (d, 1, p)
-
-    def empty(*size: int, dtype: torch.dtype = wide) -> Tensor:
-        return torch.empty(size, dtype=dtype, device="meta")
-
-    k, ipc = workload.classes, workload.ipc
-    real, syn = (empty(k * rows, *shape, dtype=dtype) for rows in (workload.real, ipc))
-    side = (None, None, ipc, k)
-    gaps = empty(k), empty(k, d, p), empty(k, d, p), empty(k, d, p), empty(k, d, d)
-    yield lambda: triton_matching.moment_matching(real, None, None, workload.real, syn, *side, 1.0, 0.01, False, True)
-    yield lambda: triton_matching.moment_matching_backward(empty(), syn, *side, *gaps, 1.0, 0.01, False)
-    yield lambda: triton_matching.class_moments(real, None, None, workload.real, k, False)
-    rows = empty(k * ipc, workload.width, dtype=dtype)
-    weights = (0.05, 1.0, None, 0.0, "batchmean")
-    yield lambda: triton_complexity.class_complexity(rows, *side, *weights, True)
-    state = [empty(k, workload.width) for _ in range(3)]
-    yield lambda: triton_complexity.class_complexity_backward(empty(), rows, *side, *state, *weights)
-    if dtype in triton_augment.DTYPES:
-        images, table = empty(k, ipc, *workload.image, dtype=dtype), empty(k, TABLE, dtype=torch.float64)
-        yield lambda: triton_augment.augment(images, table)
-        yield lambda: triton_augment.augment_backward(images, table)
-
-
-def launches(workload: Workload, dtype: torch.dtype, chip: Chip) -> list[Launch]:
+def launches(calls: Iterable[Call], chip: Chip) -> list[Launch]:
     with recorded(chip) as found:
-        for call in calls(workload, dtype):
+        for call in calls:
             call()
     return found
+
+
+def cases(names: list[str], dtype: torch.dtype) -> Iterator[tuple[str, Iterable[Call]]]:
+    """Operators by the name of their workload: the losses, then the blocks of networks, which have no float64."""
+    for name in names:
+        yield name, losses(WORKLOADS[name], dtype)
+    if dtype != torch.float64:
+        yield from blocks(dtype)
 
 
 def table(names: list[str]) -> Iterator[tuple[str, bool]]:
@@ -193,8 +175,8 @@ def table(names: list[str]) -> Iterator[tuple[str, bool]]:
     for chip_name, chip in CHIPS.items():
         seen = set()
         for dtype, dtype_name in DTYPES.items():
-            for name in names:
-                for launch in launches(WORKLOADS[name], dtype, chip):
+            for name, called in cases(names, dtype):
+                for launch in launches(called, chip):
                     if launch.key in seen:
                         continue
                     seen.add(launch.key)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.calls import losses
 from benchmarks.ceilings import Ceilings
 from benchmarks.environment import ROOT
 from benchmarks.floors import ITEM, floor
@@ -114,7 +115,7 @@ def table(workloads: list[Workload]) -> Iterator[str]:
 
 def matching(workload: Workload) -> list[Launch]:
     """Those of moment matching, forward and backward."""
-    found = launches(workload, torch.float32, CHIPS["H100"])
+    found = launches(losses(workload, torch.float32), CHIPS["H100"])
     return found[: [launch.kernel.__name__ for launch in found].index("backward_kernel") + 1]
 
 

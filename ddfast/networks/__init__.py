@@ -62,7 +62,7 @@ def build(
         network = _ARCHITECTURES[name](channels, num_classes, size, norm=norm, fused=fused, **given)
     network.to_empty(device=device)
     if fused and torch.device(device).type == "cpu":
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  as `Network.laid`
+        nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)  # as `Network.laid`
     draw_weights(network, generator)
     return network
 

@@ -30,7 +30,7 @@ elif find_spec("ddfast.kernels") is None:
     reason = "ddfast.kernels is missing: install ddfast, or link kernels/ into ddfast/"
 else:
     reason = ""
-    from ddfast.operators import triton_augment, triton_complexity, triton_matching  # noqa: F401
+    from ddfast.operators import triton_augment, triton_blocks, triton_complexity, triton_matching  # noqa: F401
 
     if native.load_cuda():
         from ddfast.operators import cuda_matching  # noqa: F401
