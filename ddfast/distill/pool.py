@@ -102,14 +102,19 @@ def _pretrain_one(path: Path, dataset: Dataset, number: int, config: PoolConfig,
         write_atomically(partial, _partial(network, sgd, epoch + 1))
     reached, _ = accuracy(network, dataset)
     metadata = {"config": json.dumps(network.config), "accuracy": str(reached), "epochs": str(config.epochs)}
-    write_atomically(path, safetensors.torch.save(network.state_dict(), metadata))
+    write_atomically(path, _packed(network.state_dict(), metadata))
     partial.unlink(missing_ok=True)
     return reached
 
 
 def _partial(network: Network, sgd: torch.optim.SGD, epoch: int) -> bytes:
     momentum = {f"momentum.{name}": sgd.state[p]["momentum_buffer"] for name, p in network.named_parameters()}
-    return safetensors.torch.save({**network.state_dict(), **momentum}, {"epoch": str(epoch)})
+    return _packed({**network.state_dict(), **momentum}, {"epoch": str(epoch)})
+
+
+def _packed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """safetensors takes tensors that lie contiguously, which weights in channels_last do not."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def _load_partial(path: Path, network: Network, sgd: torch.optim.SGD) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from ddfast.operators.backends import refusal
 from ddfast.operators.first_order import BLOCKS, first_order, signed
@@ -35,7 +36,7 @@ class Conv3x3(torch.autograd.Function):
             if to_x:
                 x_grad = overload("conv3x3", ctx.backend, grad)(upstream, kernel, None, True)
             if to_kernel:  # a sum over all pixels: no fewer multiplications at Winograd's points than without them
-                kernel_grad = torch.nn.grad.conv2d_weight(x, kernel.shape, upstream, padding=1)
+                kernel_grad = conv2d_weight(x, kernel.shape, upstream, padding=1)
             if to_bias:
                 bias_grad = upstream.sum((0, 2, 3))
         return (
