@@ -32,7 +32,7 @@ class Network(nn.Module):
         self.config = {"name": name, "size": [height, width], "norm": norm, **numbers}
 
     def laid(self, x: Tensor) -> Tensor:
-        """Images as they go in: channels_last on CPUs, where convolutions, not norms in plain modules, are faster so."""
+        """Images as they go in: channels_last on CPUs, where convolutions, though not plain norms, are faster so."""
         return x.contiguous(memory_format=torch.channels_last) if self.fused and x.device.type == "cpu" else x
 
     def embed(self, x: Tensor) -> Tensor:
