@@ -211,11 +211,15 @@ def test_nan_stays_where_it_is(block: Block, layout: torch.memory_format, backen
         assert torch.equal(out[0, 1:], clean[0][0, 1:])
 
 
-def test_gradient_of_a_kink_is_zero(backend: str, device: str) -> None:
-    x = torch.zeros(1, 1, 2, 2, dtype=torch.float64, device=device, requires_grad=True)
-    residual = torch.tensor([[[[0.0, 1.0], [-1.0, 2.0]]]], dtype=torch.float64, device=device, requires_grad=True)
-    norm_block(x, None, None, residual, eps=1.0, relu=True, pool=False, backend=backend).sum().backward()
-    assert residual.grad.flatten().tolist() == [0, 1, 0, 1]
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_gradient_of_a_kink_is_zero(layout: torch.memory_format, backend: str, device: str) -> None:
+    """And that of a NaN is what comes down, as it is of PyTorch's ReLU."""
+    x = laid(torch.zeros(1, 2, 2, 2, dtype=torch.float64, device=device), layout)
+    residual = laid(x.new_tensor([0.0, 1.0, -1.0, torch.nan]).reshape(1, 1, 2, 2).expand(1, 2, 2, 2), layout)
+    norm_block(
+        x, None, None, residual.requires_grad_(), eps=1.0, relu=True, pool=False, backend=backend
+    ).sum().backward()
+    assert residual.grad.flatten().tolist() == [0, 1, 0, 1] * 2
 
 
 def test_odd_rows_and_columns_are_dropped(backend: str, device: str) -> None:

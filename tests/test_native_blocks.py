@@ -9,6 +9,7 @@ from oracle import tested_capabilities as capabilities
 from test_blocks import BLOCKS, LAYOUTS, away_from_the_kink
 
 from ddfast.operators import backends, native
+from ddfast.operators.library import overload
 
 pytestmark = [
     pytest.mark.usefixtures("poisoned"),
@@ -41,6 +42,18 @@ def test_every_instruction_set_is_accurate(capability, block, layout):
             actual = sized.differentiate(lambda *it, run=sized: run(*it, backend="cpp"), inputs, upstream.to(dtype))
             for triple in zip(actual, eager, exact, strict=True):
                 assert_accurate([triple], dtype, "cpp")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("spread", [1.0, 0.01])
+def test_statistics_far_from_zero(capability, spread, layout):
+    """The mean is right to its last bit, and the deviation loses none of the digits that the pixels have."""
+    x = 1e4 + spread * torch.randn(3, 21, 48, 48, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=layout)
+    _, mean, rstd = overload("norm_block", "cpp", x)(x, None, None, None, 0.0, True, False, True)
+    exact = x.double().flatten(2)
+    assert (mean - exact.mean(2)).abs().max() <= 2**-10  # one unit in the last place of 1e4
+    torch.testing.assert_close(rstd.double(), 1 / exact.std(2, correction=0), rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
