@@ -27,7 +27,7 @@ from benchmarks.steps import Seconds
 SETTINGS = {
     "c10-ipc10 dm": Setting(losses="dm"),
     "c10-ipc10 iid-dm": Setting(),
-    "c10-ipc10 cmi-dm": Setting(losses="cmi-dm"),
+    "c10-ipc10 all": Setting(losses="all"),
 }
 CUDA_SETTINGS = {
     "c10-ipc50 iid-dm": Setting(ipc=50),

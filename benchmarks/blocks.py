@@ -1,18 +1,22 @@
 """Blocks and networks, fused against plain modules, on this machine's CPU or GPU.
 
-    python -m benchmarks.blocks             norm_block and conv_block, then a ConvNet-3
-    python -m benchmarks.blocks --resnet    ... and a ResNet-18, which takes minutes on a CPU
-    python -m benchmarks.blocks --quick     only that it runs
+    python -m benchmarks.blocks --out FILE    norm_block and conv_block, a ConvNet-3 and a ResNet-18, with all samples
+    python -m benchmarks.blocks --show FILE   what was measured
+    python -m benchmarks.blocks --quick       only that it runs
 
 All contenders take turns in one process, under the same settings of the allocator, and results are compared before they
 are timed. The floor is that of the bytes: each input read once and each result written once, at the speed of a copy.
 Prints a line for each case: milliseconds, how many times as fast as plain modules, and the most memory either takes.
+Plain modules get images and weights in the memory format that is named; fused networks choose theirs.
 """
 
 import argparse
+import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +26,7 @@ from torch import Tensor
 from benchmarks import intervals
 from benchmarks.ceilings import measure_ceilings
 from benchmarks.clock import HostClock, clock_of
+from benchmarks.environment import environment
 from benchmarks.measure import take_turns
 from benchmarks.memory import peak_bytes
 from ddfast.memory import keep_freed_memory
@@ -96,7 +101,8 @@ def network_cases(name: str, n: int, dtype: torch.dtype, layout: torch.memory_fo
     def made(fused: bool) -> Network:
         generator = torch.Generator(DEVICE).manual_seed(0)
         keys = {"channels": 3, "num_classes": 10, "size": (32, 32), "device": DEVICE, "generator": generator}
-        return build(name, **keys, fused=fused).to(dtype=dtype, memory_format=layout)
+        network = build(name, **keys, fused=fused).to(dtype)
+        return network if fused else network.to(memory_format=layout)
 
     networks = {"eager": made(False).requires_grad_(False), "fused": made(True).requires_grad_(False)}
     x = torch.randn(n, 3, 32, 32, device=DEVICE).to(dtype).contiguous(memory_format=layout)
@@ -124,18 +130,26 @@ def training_step(network: Network, x: Tensor, labels: Tensor) -> Callable[[], N
     return step
 
 
-def report(case: Case, copy: float, quick: bool) -> str:
+def measure(case: Case, quick: bool) -> dict[str, Any]:
     clock = clock_of(DEVICE)
     turns = {name: [partial(timed, call, clock)] for name, call in case.contenders.items()}
     samples = take_turns(turns, *((0.0, (2, 2)) if quick else (BUDGET, ROUNDS)))
-    peak = {name: peak_bytes(call, DEVICE) for name, call in case.contenders.items()}
-    cells = [f"{name} {1e3 * intervals.median(samples[name]['call']).value:.1f} ms" for name in samples]
-    cells += [f"{peak[name] / 2**20:.0f} MiB" for name in ("eager", "fused")]
-    for name in samples.keys() - {"fused"}:
-        cells.append(f"{intervals.ratio(samples[name]['call'], samples['fused']['call'])} times {name}")
-    if case.floor:
-        cells.append(f"{case.floor / copy / intervals.median(samples['fused']['call']).value:.0%} of the floor")
-    return " | ".join((case.name, *cells))
+    return {
+        "case": case.name,
+        "floor_bytes": case.floor,
+        "seconds": {name: list(samples[name]["call"]) for name in samples},
+        "peak_bytes": {name: peak_bytes(call, DEVICE) for name, call in case.contenders.items()},
+    }
+
+
+def line(result: dict[str, Any], copy: float) -> str:
+    seconds, peak = result["seconds"], result["peak_bytes"]
+    cells = [f"{name} {1e3 * intervals.median(samples).value:.1f} ms" for name, samples in seconds.items()]
+    cells += [f"{name} {peak[name] / 2**20:.0f} MiB" for name in ("eager", "fused")]
+    cells += [f"{intervals.ratio(seconds[name], seconds['fused'])} times {name}" for name in seconds if name != "fused"]
+    if result["floor_bytes"]:
+        cells.append(f"{result['floor_bytes'] / copy / intervals.median(seconds['fused']).value:.0%} of the floor")
+    return " | ".join((result["precision"], result["case"], *cells))
 
 
 def timed(call: Callable[[], Any], clock: HostClock) -> dict[str, float]:
@@ -144,22 +158,39 @@ def timed(call: Callable[[], Any], clock: HostClock) -> dict[str, float]:
     return {"call": clock.seconds(start, clock.mark())}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--resnet", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    keep_freed_memory()
-    copy = measure_ceilings(DEVICE, quick=options.quick).copy
-    n = 4 if options.quick else 256
-    print(f"{torch.get_num_threads()} threads, a copy moves {copy / 1e9:.1f} GB/s")
+def results(copy: float, quick: bool) -> Iterator[dict[str, Any]]:
+    n = 4 if quick else 256
     for precision, (dtype, layout) in PRECISIONS.items():
         torch.compiler.reset()
-        networks = ["convnet", "resnet18"] if options.resnet else ["convnet"]
-        cases = [block_cases(n, dtype, layout), *(network_cases(name, n, dtype, layout) for name in networks)]
-        for found in cases:
-            for case in found:
-                print(f"{precision} | {report(case, copy, options.quick)}", flush=True)
+        networks = (network_cases(name, n, dtype, layout) for name in ("convnet", "resnet18"))
+        for case in itertools.chain(block_cases(n, dtype, layout), *networks):
+            result = {"precision": precision} | measure(case, quick)
+            print(line(result, copy), flush=True)
+            yield result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--show", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.show:
+        shown = json.loads(options.show.read_text())
+        print(heading(shown["environment"]["threads"], shown["copy"]))
+        for result in shown["results"]:
+            print(line(result, shown["copy"]))
+        return
+    keep_freed_memory()
+    copy = measure_ceilings(DEVICE, quick=options.quick).copy
+    print(heading(torch.get_num_threads(), copy))
+    measured = list(results(copy, options.quick))
+    if options.out:
+        options.out.write_text(json.dumps({"environment": environment(), "copy": copy, "results": measured}) + "\n")
+
+
+def heading(threads: int, copy: float) -> str:
+    return f"{threads} threads, a copy moves {copy / 1e9:.1f} GB/s"
 
 
 if __name__ == "__main__":

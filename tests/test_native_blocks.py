@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from oracle import DTYPES, assert_accurate
-from oracle import tested_capabilities as capabilities
+from oracle import capabilities_to_test
 from test_blocks import BLOCKS, LAYOUTS, away_from_the_kink
 
 from ddfast.operators import backends, native
@@ -20,7 +20,7 @@ pytestmark = [
 SIZES = {False: [(2, 87, 5, 6), (1, 64, 16, 34)], True: [(2, 3, 12, 37), (1, 2, 18, 16)]}
 
 
-@pytest.fixture(params=capabilities())
+@pytest.fixture(params=capabilities_to_test())
 def capability(request):
     before = native.module.build_info()["in use"]
     native.module.set_capability(request.param)
