@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracle import DTYPES, assert_accurate
-from oracle import capabilities_to_test
+from oracle import DTYPES, assert_accurate, capabilities_to_test
 from test_blocks import BLOCKS, LAYOUTS, away_from_the_kink
 
 from ddfast.operators import backends, native
