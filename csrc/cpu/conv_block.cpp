@@ -144,7 +144,7 @@ Norm<A> norm_of(const ConvBlock& to, int64_t c) {
 }
 
 // Calls body(k, c) for the channels c of a tile whose map is in place.
-template <class T, class A, class Body>
+template <class A, class Body>
 void channels(const Work<A>& work, int64_t tile, const Body& body) {
   const ConvBlock& to = work.to;
   convolve(work, static_cast<const A*>(to.kernel) + tile * 9 * work.colours);
@@ -157,7 +157,7 @@ void forward(const Work<A>& work, int64_t n) {
   T *out = static_cast<T*>(to.out) + n * to.channels * work.averages, *line = reinterpret_cast<T*>(work.line);
   pad<T>(work, n);
   for (int64_t tile = 0; tile < to.channels; tile += CONV_TILE)
-    channels<T>(work, tile, [&](int64_t k, int64_t c) {
+    channels(work, tile, [&](int64_t k, int64_t c) {
       A* map = work.maps + k * work.map_size;
       Norm<A> norm = norm_of<A>(to, c);
       measure(map, work.pixels, to.eps, norm);
@@ -187,7 +187,7 @@ void backward(const Work<A>& work, int64_t n) {
   __builtin_memset(work.gradient, 0, work.gradient_size * sizeof(A));
   for (int64_t tile = 0; tile < to.channels; tile += CONV_TILE) {
     int64_t count = 0;
-    channels<T>(work, tile, [&](int64_t k, int64_t c) {
+    channels(work, tile, [&](int64_t k, int64_t c) {
       A* map = work.maps + k * work.map_size;
       Norm<A> norm = norm_of<A>(to, c);
       norm.mean = static_cast<const A*>(to.mean)[n * to.channels + c];
