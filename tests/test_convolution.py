@@ -7,11 +7,10 @@ from oracle import assert_close, capabilities_to_test, frobenius, runnable
 from tracing import Recorder, compiled
 
 from ddfast.operators import conv3x3, native
-from ddfast.operators.block_schemas import SIGNATURES
+from ddfast.operators.convolution import pays
 
 LAST = torch.channels_last
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.operators("conv3x3")]
-assert "conv3x3" in SIGNATURES
 
 SHAPES = [
     (2, 16, 32, 8, 8),
@@ -58,13 +57,16 @@ def test_value_and_gradients(shape, dtype, backend, device):
     assert results[0].is_contiguous(memory_format=LAST)
 
 
-def test_no_less_accurate_than_twice_a_plain_sum(backend, device):
-    """128 channels, the ConvNet's: products at the points are larger than those of pixels, and are added up as many."""
-    given = [it.to(device) for it in inputs(2, 128, 128, 16, 16, torch.float32)]
+@pytest.mark.parametrize(("channels", "size"), [(64, 16), (128, 16), (256, 8), (512, 4)])
+def test_error_is_at_most_twice_that_of_pytorch(channels, size, backend, device):
+    """In the same memory format, where `pays` lets networks use it."""
+    given = [it.to(device) for it in inputs(32, channels, channels, size, size, torch.float32)]
+    given[1] = given[1].contiguous(memory_format=LAST)
+    assert pays(*given[:2])
     expected = differentiated(exact, *(it.double() for it in given))
-    ours = differentiated(lambda *it: conv3x3(*it, backend=backend), *given)
-    for result, right in zip(ours[:2], expected[:2], strict=True):
-        assert frobenius(result, right) < 1e-6
+    ours, theirs = (differentiated(run, *given) for run in (lambda *it: conv3x3(*it, backend=backend), exact))
+    for result, eager, right in zip(ours[:2], theirs[:2], expected[:2], strict=True):
+        assert frobenius(result, right) < max(2 * frobenius(eager, right), 4 * torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.parametrize("name", capabilities_to_test())

@@ -46,7 +46,7 @@ class TestDraws:
     @pytest.fixture
     def iterate(self, dataset: Dataset, pool: Pool) -> Callable[[int], None]:
         settings = config(**ALL)
-        distiller = make_distiller(settings, dataset, pool, Plan(2, 3))
+        distiller = make_distiller(settings, dataset, pool, Plan(2, 99, 99, 3))
 
         def iterate(number: int) -> None:
             state = make_state(settings, dataset)
@@ -99,7 +99,7 @@ class TestDraws:
 
     def test_networks_are_fresh_every_iteration(self, dataset: Dataset) -> None:
         settings = config()
-        distiller, state = make_distiller(settings, dataset, plan=Plan(1, 3)), make_state(settings, dataset)
+        distiller, state = make_distiller(settings, dataset, plan=Plan(1, 99, 99, 3)), make_state(settings, dataset)
         seen = []
         original = distiller.network.embed
 
