@@ -83,6 +83,7 @@ def table(results: list[Results], root: Path) -> Iterator[str]:
         for operator, direction in TABLE.items():
             yield from filter(None, (_row(result, operator, workload, direction) for workload in WORKLOADS))
         yield ""
+        yield from _iterations(result)
 
 
 def _row(result: Results, operator: str, workload: str, direction: str) -> str | None:
@@ -102,7 +103,32 @@ def _row(result: Results, operator: str, workload: str, direction: str) -> str |
     return f"| {' | '.join(cells)} |"
 
 
+def _iterations(result: Results) -> Iterator[str]:
+    """Whole iterations against the published loop's, where they were measured."""
+    found = {key[1]: of for key, of in result.groups.items() if key[0] == "iteration"}
+    if not found:
+        return
+    yield "| whole iteration | precision | time | published loop | peak memory | published loop's |"
+    yield "|---|---|--:|--:|--:|--:|"
+    for workload, contenders in found.items():
+        published = contenders["published"]
+        for precision in sorted(contenders.keys() - {"published"}, reverse=True):
+            ours = contenders[precision]
+            against = ours["times_as_fast_as"]["published"]
+            cells = (
+                workload,
+                precision,
+                _seconds(ours["median_s"]["value"]),
+                f"{against['value']:.2f}× ({against['low']:.2f}–{against['high']:.2f})",
+                *(f"{of['peak_bytes'] / 2**20:.0f} MiB" for of in (ours, published)),
+            )
+            yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
 def _seconds(value: float) -> str:
+    if value >= 1:
+        return f"{value:.3g} s"
     return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} µs"
 
 

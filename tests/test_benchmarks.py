@@ -240,6 +240,29 @@ def test_compare_refuses_what_cannot_be_compared(tmp_path, capsys):
     assert "different machines" in capsys.readouterr().err
 
 
+def test_iterations_are_shown_against_the_published_loop(tmp_path):
+    folder = write_results(tmp_path / "m" / "1", {"eager": [1.0], "reference": [1.0]})
+    seconds = {"published": [6.0, 6.2, 6.1], "float32": [2.0, 2.0, 2.0], "bf16": [0.5, 0.5, 0.5]}
+    info = {"operator": "iteration", "workload": "c10-ipc10 all", "direction": "iteration", "scale": "full"}
+    rows = [
+        {
+            "extra_info": info
+            | {
+                "contender": name,
+                "median_s": vars(median(samples)),
+                "times_as_fast_as": {"published": vars(ratio(seconds["published"], samples))},
+                "peak_bytes": 2**20 * len(name),
+            },
+            "stats": {"data": samples},
+        }
+        for name, samples in seconds.items()
+    ]
+    (folder / "operators-iterations.json").write_text(json.dumps({"benchmarks": rows}))
+    shown = list(report.table(report.latest(tmp_path), tmp_path))
+    assert "| c10-ipc10 all | float32 | 2 s | 3.05× (3.00–3.10) | 7 MiB | 9 MiB |" in shown
+    assert "| c10-ipc10 all | bf16 | 500 ms | 12.20× (12.00–12.40) | 4 MiB | 9 MiB |" in shown
+
+
 def test_the_check_fails_on_a_tampered_readme(tmp_path):
     pytest.importorskip("matplotlib")
     readme, root = tmp_path / "README.md", tmp_path / "results"
