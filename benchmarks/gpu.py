@@ -67,7 +67,7 @@ def parts(out: Path) -> Iterator[Part]:
             variables={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # each tensor an allocation with bounds of its own
         )
     yield Part("tune", (sys.executable, "-m", "benchmarks.tune"), refusal=_no_device)
-    for stem in ("moments", "matching", "complexity", "iteration"):
+    for stem in ("moments", "matching", "complexity", "augment", "iteration"):
         results = f"--benchmark-json={out / f'operators-{stem}.json'}"
         shown = "--benchmark-columns=median,iqr,rounds"
         scale = () if CUDA else ("--scale", "quick")
@@ -76,6 +76,10 @@ def parts(out: Path) -> Iterator[Part]:
             (*PYTEST, f"benchmarks/bench_{stem}.py", results, shown, *scale),
             refusal=lambda: _missing("pytest", "pytest_benchmark", "hypothesis"),
         )
+    quick = () if CUDA else ("--quick",)
+    blocks = (sys.executable, "-m", "benchmarks.blocks", "--out", str(out / "blocks.json"), *quick)
+    yield Part("bench-blocks", blocks, refusal=lambda: _missing("hypothesis"))
+    yield Part("profile-memory", (sys.executable, "-m", "benchmarks.profile_memory", "--out", str(out)))
 
 
 def _missing(*modules: str) -> str | None:
