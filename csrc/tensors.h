@@ -52,6 +52,25 @@ inline Element element(const char* name, const Tensor& tensor) {
   }
 }
 
+// Whether maps (N, C, H, W) lie without gaps, pixel by pixel or in planes.
+inline bool lies(const Tensor& maps, bool channels_last) {
+  constexpr int PIXELS[] = {1, 3, 2, 0}, PLANES[] = {3, 2, 1, 0};
+  int64_t expected = 1;
+  for (int dim : channels_last ? PIXELS : PLANES) {
+    if (maps.size(dim) != 1 && maps.stride(dim) != expected) return false;
+    expected *= maps.size(dim);
+  }
+  return true;
+}
+
+// Uninitialised maps (N, C, H, W) on the CPU that lie so.
+inline Tensor empty_maps(std::initializer_list<int64_t> shape, Dtype dtype, bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype, std::nullopt,
+                              std::nullopt, std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
 // Which rows are of which class: row i of class k is index[offsets[k] + i], or k·largest + i where both are null.
 struct Segments {
   const int64_t* offsets = nullptr;

@@ -11,15 +11,6 @@ namespace ddfast {
 namespace {
 
 using Optional = std::optional<Tensor>;
-using torch::headeronly::MemoryFormat;
-
-bool lies(const Tensor& x, bool channels_last) {
-  const int64_t c = x.size(1), h = x.size(2), w = x.size(3);
-  const int64_t nchw[] = {c * h * w, h * w, w, 1}, nhwc[] = {c * h * w, 1, w * c, c};
-  for (int i = 0; i < 4; ++i)
-    if (x.size(i) != 1 && x.stride(i) != (channels_last ? nhwc : nchw)[i]) return false;
-  return true;
-}
 
 BlockMaps maps_of(const char* name, const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 4, name, " must have shape (N, C, H, W)");
@@ -40,10 +31,7 @@ const void* alike(const char* name, const Tensor& other, const Tensor& x, const 
 }
 
 Tensor maps_like(const Tensor& x, const BlockMaps& maps, int64_t channels, int64_t height, int64_t width) {
-  const int64_t shape[] = {maps.images, channels, height, width};
-  const auto format = maps.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape, 4), x.scalar_type(), std::nullopt,
-                              std::nullopt, std::nullopt, format);
+  return empty_maps({maps.images, channels, height, width}, x.scalar_type(), maps.channels_last);
 }
 
 int64_t bytes(const BlockMaps& maps) { return maps.element == Element::float64 ? 8 : 4; }

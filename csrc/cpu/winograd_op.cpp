@@ -7,35 +7,20 @@
 namespace ddfast {
 namespace {
 
-Tensor empty_map(const Tensor& x, int64_t channels) {
-  const int64_t shape[] = {x.size(0), channels, x.size(2), x.size(3)};
-  return torch::stable::empty(shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt,
-                              torch::headeronly::MemoryFormat::ChannelsLast);
-}
-
-bool channels_last(const Tensor& x) {
-  int64_t expected = 1;
-  for (int64_t dim : {1, 3, 2, 0}) {
-    if (x.size(dim) != 1 && x.stride(dim) != expected) return false;
-    expected *= x.size(dim);
-  }
-  return true;
-}
-
 // A 3x3 convolution of stride 1 and padding 1, or its adjoint: the same with the kernel's channels exchanged and seen
 // from behind.
 Tensor conv3x3(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias, bool adjoint) {
   const Element type = element("x", x);
   STD_TORCH_CHECK(type != Element::float64, "x must not be float64");
-  STD_TORCH_CHECK(x.dim() == 4 && channels_last(x), "x must have shape (N, C, H, W) and be channels_last");
+  STD_TORCH_CHECK(x.dim() == 4 && lies(x, true), "x must have shape (N, C, H, W) and be channels_last");
   STD_TORCH_CHECK(kernel.dim() == 4 && kernel.size(2) == 3 && kernel.size(3) == 3 && element("kernel", kernel) == type,
                   "kernel must have shape (K, C, 3, 3) and the dtype of x");
   const int64_t depth = kernel.size(adjoint ? 0 : 1), width = kernel.size(adjoint ? 1 : 0);
   STD_TORCH_CHECK(x.size(1) == depth, "x must have ", depth, " channels, got ", x.size(1));
   STD_TORCH_CHECK(depth % 16 == 0 && width % 16 == 0, "kernel must have multiples of 16 channels");
-  Tensor out = empty_map(x, width);
+  Tensor out = empty_maps({x.size(0), width, x.size(2), x.size(3)}, x.scalar_type(), true);
   if (x.numel() == 0) return out;
-  STD_TORCH_CHECK(channels_last(kernel), "kernel must be channels_last");
+  STD_TORCH_CHECK(lies(kernel, true), "kernel must be channels_last");
   const Memory points = memory(36 * (depth + 2) * width * 4);
   Convolution task{
       x.const_data_ptr(), kernel.const_data_ptr(), nullptr, out.mutable_data_ptr(), type, x.size(0), x.size(2), x.size(3),

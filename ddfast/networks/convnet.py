@@ -65,10 +65,8 @@ class ConvNet(Network):
         norm: str = "instance",
         fused: bool = True,
     ) -> None:
-        super().__init__(
-            "convnet", size=size, norm=norm, channels=channels, num_classes=num_classes, width=width, depth=depth
-        )
-        self.fused = fused
+        numbers = {"channels": channels, "num_classes": num_classes, "width": width, "depth": depth}
+        super().__init__("convnet", size=size, norm=norm, fused=fused, **numbers)
         padding = 3 if channels == 1 else 1
         map_height, map_width = ((extent + 2 * padding - 2) >> depth for extent in size)
         if not map_height or not map_width:

@@ -12,10 +12,11 @@ class Network(nn.Module):
     """Maps images (N, C, H, W) to a feature map, to penultimate features and to logits.
 
     An image's outputs depend on that image alone, in train and in eval mode alike: there is neither batch norm nor
-    dropout.
+    dropout. A batch of few images may be convolved another way, which rounds otherwise.
 
     Attributes:
         config: the arguments, JSON-able, with which `build` makes this architecture again.
+        fused: whether blocks run as fused operators, which can be differentiated once.
         head: the linear classifier on the penultimate features.
     """
 
@@ -23,13 +24,14 @@ class Network(nn.Module):
     fused: bool
     head: nn.Linear
 
-    def __init__(self, name: str, *, size: tuple[int, int], norm: str, **numbers: int) -> None:
+    def __init__(self, name: str, *, size: tuple[int, int], norm: str, fused: bool, **numbers: int) -> None:
         super().__init__()
         height, width = size
         for argument, value in (("height", height), ("width", width), *numbers.items()):
             if value < 1:
                 raise UserError(f"{name}: {argument} must be at least 1, got {value}")
         self.config = {"name": name, "size": [height, width], "norm": norm, **numbers}
+        self.fused = fused
 
     def laid(self, x: Tensor) -> Tensor:
         """Images as they go in: channels_last on CPUs, where convolutions, though not plain norms, are faster so."""
