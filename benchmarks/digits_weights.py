@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks.environment import environment
 from ddfast.distill.config import from_recipe
 from ddfast.distill.folder import RunFolder
-from ddfast.distill.pool import pretrain
+from ddfast.distill.pretrain import pretrain
 from ddfast.distill.run import Run
 from ddfast.distill.setup import labels_of, load_data, pool_config, protocol_of
 from ddfast.evaluate.protocol import evaluate_images

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ddfast.distill.config import Config, from_recipe, recipes
 from ddfast.distill.folder import RunFolder
-from ddfast.distill.pool import PoolConfig, pretrain_with_progress
+from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress
 from ddfast.distill.run import Run
 from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
 from ddfast.errors import RunFailed, UserError

@@ -33,7 +33,8 @@ from ddfast.distill.config import Config
 from ddfast.distill.folder import State
 from ddfast.distill.loop import Distiller
 from ddfast.distill.plan import Plan
-from ddfast.distill.pool import Pool, PoolConfig, pretrain
+from ddfast.distill.pool import Pool
+from ddfast.distill.pretrain import PoolConfig, pretrain
 from ddfast.distill.run import Run
 from ddfast.training import build_network
 

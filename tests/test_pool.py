@@ -17,7 +17,8 @@ from torch import Tensor
 from ddfast import keyed
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
-from ddfast.distill.pool import Pool, PoolConfig, pretrain
+from ddfast.distill.pool import Pool
+from ddfast.distill.pretrain import PoolConfig, pretrain
 from ddfast.errors import UserError
 from ddfast.training import accuracy, build_network
 

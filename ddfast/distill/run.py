@@ -13,8 +13,9 @@ from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import TERMS, Distiller
 from ddfast.distill.plan import make_plan
-from ddfast.distill.pool import Pool, pretrain_with_progress
+from ddfast.distill.pool import Pool
 from ddfast.distill.precision import check_precision, convert
+from ddfast.distill.pretrain import pretrain_with_progress
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
 from ddfast.errors import RunFailed, UserError
 from ddfast.evaluate import evaluate_all, evaluate_distilled

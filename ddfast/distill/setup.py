@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ddfast.data import Dataset, load
 from ddfast.distill.config import Config
-from ddfast.distill.pool import PoolConfig
+from ddfast.distill.pretrain import PoolConfig
 from ddfast.errors import UserError
 from ddfast.evaluate import Protocol
 
