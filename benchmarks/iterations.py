@@ -104,8 +104,8 @@ def contender(name: str, setting: Setting, device: torch.device) -> Iterator[Cal
             files = [save_network(network, Path(folder) / str(i)) for i, network in enumerate(networks)]
             yield Published(config, dataset, images, files).iterate
         return
-    network = convert(build_network(config, dataset).requires_grad_(False), name)
-    pool = Pool([convert(network, name) for network in networks]) if networks else None
+    network = convert(build_network(config, dataset).requires_grad_(False), name, device)
+    pool = Pool([convert(network, name, device) for network in networks], device) if networks else None
     plan = make_plan(config, dataset, network, pool)
     distiller = Distiller(config, dataset, network, pool, plan)
     state = State(images, torch.zeros_like(images), 0, torch.get_num_threads(), plan)

@@ -122,14 +122,35 @@ def augment(images: Tensor, draws: Tensor, strategy: Sequence[str] = STRATEGY, *
             unknown.
         NotImplementedError: if `backend` cannot run here.
     """
-    u = _check(images, draws, strategy, "GnCHW")
-    if not strategy or not images.numel():
-        return images
-    chosen = _integers(u[0], len(strategy))
+    _check(images, draws, "GnCHW")
+    table = tabulate(draws, strategy, images.shape[-2:])
+    return transform(images, table.to(images.device, non_blocking=True), backend=backend) if strategy else images
+
+
+def tabulate(draws: Tensor, strategy: Sequence[str], size: Sequence[int]) -> Tensor:
+    """What becomes of the draws (G, DRAWS) of G groups: (G, TABLE) float64 on the CPU, for `transform`.
+
+    A loop that is captured in a CUDA graph makes it outside, and copies it to where the graph reads it.
+
+    Args:
+        draws, strategy: as in `augment`.
+        size: (H, W) of the images.
+
+    Raises:
+        TypeError, ValueError: as `augment` does.
+    """
+    u = _uniform(draws, strategy)
     rows = np.zeros((TABLE, len(draws)))
-    for index, name in enumerate(strategy):
-        _fill(rows, chosen == index, _OPERATIONS[name](u[1:], *images.shape[-2:]))
-    return _apply(images, rows, backend)
+    if strategy:
+        chosen = _integers(u[0], len(strategy))
+        for index, name in enumerate(strategy):
+            _fill(rows, chosen == index, _OPERATIONS[name](u[1:], *size))
+    return _table(rows)
+
+
+def transform(images: Tensor, table: Tensor, *, backend: str | None = None) -> Tensor:
+    """Images (G, n, C, H, W), each group by its row of a `tabulate`d table (G, TABLE) on their device."""
+    return operators.augment(images, table, backend=backend) if images.numel() else images
 
 
 def augment_batch(
@@ -148,13 +169,14 @@ def augment_batch(
     Raises:
         TypeError, ValueError, NotImplementedError: as `augment` does.
     """
-    u = _check(images, draws, strategy, "NCHW")
-    if not strategy or not images.numel():
+    _check(images, draws, "NCHW")
+    u = _uniform(draws, strategy)
+    if not strategy or not len(images):
         return images
     operation = _OPERATIONS[strategy[int(_integers(u[0, :1], len(strategy))[0])]]
     rows = np.zeros((TABLE, len(draws)))
     _fill(rows, True, operation(u[1:], *images.shape[-2:]))
-    return _apply(images[:, None], rows, backend)[:, 0]
+    return transform(images[:, None], _table(rows).to(images.device, non_blocking=True), backend=backend)[:, 0]
 
 
 def _fill(rows: Array, where: NDArray[np.bool_] | bool, columns: Columns) -> None:
@@ -162,22 +184,23 @@ def _fill(rows: Array, where: NDArray[np.bool_] | bool, columns: Columns) -> Non
         np.copyto(row, values, where=where)
 
 
-def _apply(images: Tensor, rows: Array, backend: str | None) -> Tensor:
-    table = torch.from_numpy(np.ascontiguousarray(rows.T))
-    return operators.augment(images, table.to(images.device, non_blocking=True), backend=backend)
+def _table(rows: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows.T))
 
 
-def _check(images: Tensor, draws: Tensor, strategy: Sequence[str], axes: str) -> Array:
-    """The draws as (DRAWS, G)."""
-    expected = f"({', '.join(axes)})"
+def _check(images: Tensor, draws: Tensor, axes: str) -> None:
     if images.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"images must be float32 or float64, got {images.dtype}")
     if images.ndim != len(axes):
-        raise ValueError(f"images must have shape {expected}, got {tuple(images.shape)}")
-    if draws.dtype != torch.float32:
-        raise TypeError(f"draws must be float32, got {draws.dtype}")
+        raise ValueError(f"images must have shape ({', '.join(axes)}), got {tuple(images.shape)}")
     if draws.shape != (len(images), DRAWS):
         raise ValueError(f"draws must have shape {(len(images), DRAWS)} for these images, got {tuple(draws.shape)}")
+
+
+def _uniform(draws: Tensor, strategy: Sequence[str]) -> Array:
+    """The draws as (DRAWS, G)."""
+    if draws.dtype != torch.float32:
+        raise TypeError(f"draws must be float32, got {draws.dtype}")
     if draws.device.type != "cpu":
         raise ValueError(f"draws must lie on the CPU, got {draws.device}")
     u = draws.detach().numpy().T.astype(np.float64)

@@ -31,13 +31,16 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def bits(seed: int, iteration: int, classes: Tensor, purpose: str, count: int) -> Tensor:
-    """`count` random int64 for every class: (G,) int64 -> (G, count) int64, on the device of `classes`."""
-    key = torch.full_like(classes, _signed(seed))
+def bits(seed: int, iteration: int | Tensor, classes: Tensor, purpose: str, count: int) -> Tensor:
+    """`count` random int64 for every class: (G,) int64 -> (G, count) int64, on the device of `classes`.
+
+    An iteration that is a tensor () int64 on that device gives the same bits; a captured CUDA graph reads it anew.
+    """
+    state = torch.full_like(classes, _signed(seed))
     for part in (zlib.crc32(purpose.encode()), iteration, classes):
-        key = _mix(key + _signed(_STEP) + part)
+        state = _mix(state + _signed(_STEP) + part)
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=classes.device) * _signed(_STEP)
-    return _mix(key[:, None] + counter)
+    return _mix(state[:, None] + counter)
 
 
 def uniform(seed: int, iteration: int, classes: Tensor, purpose: str, count: int) -> Tensor:
@@ -45,7 +48,11 @@ def uniform(seed: int, iteration: int, classes: Tensor, purpose: str, count: int
     return _shift(bits(seed, iteration, classes, purpose, count), 40).to(torch.float32) / (1 << 24)
 
 
+def key(seed: int, iteration: int, purpose: str) -> int:
+    """The seed of a generator for what is drawn once an iteration, such as the weights of its network."""
+    return int(bits(seed, iteration, torch.zeros(1, dtype=torch.int64), purpose, 1))
+
+
 def generator(seed: int, iteration: int, purpose: str, device: torch.device) -> torch.Generator:
-    """A generator on `device` for what is drawn once an iteration, such as the weights of its network."""
-    key = bits(seed, iteration, torch.zeros(1, dtype=torch.int64), purpose, 1)
-    return torch.Generator(device).manual_seed(int(key))
+    """A generator on `device` with that seed."""
+    return torch.Generator(device).manual_seed(key(seed, iteration, purpose))

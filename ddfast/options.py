@@ -23,7 +23,9 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
 def _option(key: dataclasses.Field[Any]) -> inspect.Parameter:
     kind, _ = key_type(key.name)
     shown = "" if key.default in (None, "") else f" [default: {key.default}]"
-    option = typer.Option(f"--{key.name.replace('_', '-')}", help=key.metadata["help"] + shown, show_default=False)
+    name = key.name.replace("_", "-")
+    names = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
+    option = typer.Option(names, help=key.metadata["help"] + shown, show_default=False)
     annotation: Any = Annotated[str if kind is tuple else kind, option]
     return inspect.Parameter(key.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

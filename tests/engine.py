@@ -131,7 +131,11 @@ def _content(path: Path) -> Any:
 
 def options(keys: dict[str, Any]) -> list[str]:
     """Keys of a configuration as options of the command line."""
-    return [word for name, value in keys.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = []
+    for name, value in keys.items():
+        option = name.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return words
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ OTHER: dict[str, Any] = {
     "pool_width": 5,
     "pool_depth": 6,
     "precision": "bf16",
+    "graph": False,
     "memory_budget": "1.5GiB",
     "epochs": 1,
     "repeats": 20,

@@ -109,9 +109,16 @@ class TestRefusals:
     @pytest.mark.parametrize("name", KEYS)
     def test_wrong_types(self, name: str) -> None:
         kind, optional = key_type(name)
-        wrong = {int: ["1", 1.0, True, [1]], float: ["1", True, [1.0]], str: [1, None, ["a"]], tuple: [1.0, "1", "abc"]}
+        wrong = {
+            bool: [1, 0.0, "true"],
+            int: ["1", 1.0, True, [1]],
+            float: ["1", True, [1.0]],
+            str: [1, None, ["a"]],
+            tuple: [1.0, "1", "abc"],
+        }
+        what = "true or false|an integer|a number|a string|a list of numbers"
         for value in [*wrong[kind], *([] if optional else [None])]:
-            with pytest.raises(UserError, match=f"^{name} must be an? (integer|number|string|list of numbers), got"):
+            with pytest.raises(UserError, match=f"^{name} must be ({what}), got"):
                 Config().replace(**{name: value})
 
     @pytest.mark.parametrize("value", [["a"], [True], [None], [[0.5]]])

@@ -72,7 +72,7 @@ class Plain:
         strategy = parse_strategy(config.augmentation)
         augmented = augment(own[None], draws, strategy)[0]
         maps = [self.network.embed(side) for side in (augment(real[None], draws, strategy)[0], augmented)]
-        member = self.pool.member(config.seed, number)
+        member = self.pool.networks[self.pool.choice(config.seed, number)]
         cmi = reference.conditional_mutual_information(member.features(own)) / len(self.images)
         return (
             reference.distribution_matching(*maps),

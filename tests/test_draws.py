@@ -10,7 +10,7 @@ from engine import ALL, make_distiller, make_pool, make_state, toy
 from torch import Tensor
 
 from ddfast import keyed
-from ddfast.augment import DRAWS, augment
+from ddfast.augment import DRAWS, STRATEGY, tabulate, transform
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.plan import Plan
@@ -33,14 +33,15 @@ def config(**keys: Any) -> Config:
 
 class TestDraws:
     @pytest.fixture
-    def caught(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, tuple[str, ...]]]:
-        calls: list[tuple[Tensor, Tensor, tuple[str, ...]]] = []
+    def caught(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+        """The images that are augmented, and the table by which."""
+        calls: list[tuple[Tensor, Tensor]] = []
 
-        def catch(images: Tensor, draws: Tensor, strategy: tuple[str, ...]) -> Tensor:
-            calls.append((images.detach().clone(), draws.clone(), strategy))
-            return augment(images, draws, strategy)
+        def catch(images: Tensor, table: Tensor) -> Tensor:
+            calls.append((images.detach().clone(), table.clone()))
+            return transform(images, table)
 
-        monkeypatch.setattr("ddfast.distill.loop.augment", catch)
+        monkeypatch.setattr("ddfast.distill.loop.transform", catch)
         return calls
 
     @pytest.fixture
@@ -58,7 +59,7 @@ class TestDraws:
     def real_rows(self, caught: list[Any], dataset: Dataset) -> list[list[int]]:
         """The numbers of the training images in every class's real batch."""
         everything = dataset.normalise(dataset.train.images).flatten(1)
-        batches = [group for images, _, _ in caught if images.shape[1] == 8 for group in images]
+        batches = [group for images, _ in caught if images.shape[1] == 8 for group in images]
         assert len(batches) == 4
         found = [(group.flatten(1)[:, None] == everything).all(2) for group in batches]
         assert all((match.sum(1) == 1).all() for match in found)
@@ -89,13 +90,13 @@ class TestDraws:
         self, caught: list[Any], iterate: Callable[[int], None]
     ) -> None:
         iterate(3)
-        assert [len(images[0]) for images, _, _ in caught] == [8, 2, 2] * 2
+        assert [len(images[0]) for images, _ in caught] == [8, 2, 2] * 2
         for first in (0, 3):
-            for _, draws, strategy in caught[first : first + 3]:
-                assert torch.equal(draws, caught[first][1])
-                assert strategy == ("color", "crop", "cutout", "flip", "scale", "rotate")
-        everything = torch.cat([caught[0][1], caught[3][1]])
-        assert len(everything.unique()) == 4 * DRAWS
+            for _, table in caught[first : first + 3]:
+                assert torch.equal(table, caught[first][1])
+        draws = keyed.uniform(0, 3, torch.arange(4), "augmentation", DRAWS)
+        assert torch.equal(torch.cat([caught[0][1], caught[3][1]]), tabulate(draws, STRATEGY, (8, 8)))
+        assert len(draws.unique()) == 4 * DRAWS
 
     def test_networks_are_fresh_every_iteration(self, dataset: Dataset) -> None:
         settings = config()
@@ -115,9 +116,9 @@ class TestDraws:
         assert len({tuple(group[0].tolist()) for group in groups}) == 3
 
     def test_pool_members_are_keyed_and_equally_likely(self, pool: Pool, dataset: Dataset) -> None:
-        drawn = [pool.networks.index(pool.member(0, number)) for number in range(3000)]
-        assert drawn == [pool.networks.index(pool.member(0, number)) for number in range(3000)]
-        assert drawn != [pool.networks.index(pool.member(1, number)) for number in range(3000)]
+        drawn = [pool.choice(0, number) for number in range(3000)]
+        assert drawn == [pool.choice(0, number) for number in range(3000)]
+        assert drawn != [pool.choice(1, number) for number in range(3000)]
         assert all(abs(drawn.count(network) - 1000) < 110 for network in range(3))
         again = [after for member, after in itertools.pairwise(drawn) if member == 0]
         assert all(abs(again.count(network) / len(again) - 1 / 3) < 0.06 for network in range(3))
@@ -128,7 +129,7 @@ class TestDraws:
 
         def bits(seed: int, iteration: int, classes: Tensor, purpose: str, count: int) -> Tensor:
             if purpose != "test":  # the images that the test itself makes
-                keys.extend((seed, iteration, label, purpose) for label in classes.tolist())
+                keys.extend((seed, int(iteration), label, purpose) for label in classes.tolist())
             return original(seed, iteration, classes, purpose, count)
 
         original = keyed.bits

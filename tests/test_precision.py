@@ -38,7 +38,7 @@ def step(dataset: Dataset, folder: Path, precision: str, **keys: object) -> tupl
     """The gradient of the images and the terms of one iteration."""
     config = CONFIG.replace(precision=precision, **keys)
     distiller = make_distiller(config, dataset, Pool.load(folder, dataset, precision))
-    convert(distiller.network, precision)
+    convert(distiller.network, precision, CPU)
     state = make_state(config, dataset)
     state.momentum.zero_()
     terms = distiller.iterate(state)
@@ -61,7 +61,7 @@ def test_weights_are_drawn_alike() -> None:
     keys = {"channels": 3, "num_classes": 5, "size": (16, 16), "device": "cpu"}
     networks = [build("convnet", **keys, generator=torch.Generator()) for _ in PRECISIONS]
     for network, precision in zip(networks, PRECISIONS, strict=True):
-        draw_weights(convert(network, precision), keyed.generator(1, 2, "test", CPU))
+        draw_weights(convert(network, precision, CPU), keyed.generator(1, 2, "test", CPU))
     exact, tf32, bf16 = (torch.cat([p.flatten() for p in network.parameters()]) for network in networks)
     assert torch.equal(tf32, exact)
     assert torch.equal(bf16, exact.to(torch.bfloat16))

@@ -83,7 +83,7 @@ def test_several_steps_are_those_of_ddfast(case: str, dataset: Dataset, pool: Po
     config = Config(**{**KEYS, **CASES[case]})
     files = [save_network(network, tmp_path / str(i)) for i, network in enumerate(pool.networks)]
     distiller = make_distiller(config, dataset, pool)
-    for network in (distiller.network, *pool.networks):
+    for network in (distiller.network, pool.member, *pool.networks):
         network.double()
     state = make_state(config, dataset)
     state.images, state.momentum = state.images.double(), torch.zeros_like(state.images, dtype=torch.float64)

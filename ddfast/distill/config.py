@@ -57,6 +57,7 @@ class Config:
     pool_width: int | None = _key(None, "... of this width [default: its own]", 1)
     pool_depth: int | None = _key(None, "... of this depth [default: its own]", 1)
     precision: str = _key("float32", "of the networks that images are matched in: float32, tf32 (CUDA only) or bf16")
+    graph: bool = _key(True, "on CUDA, record an iteration once and replay it instead of launching its kernels singly")
     memory_budget: str = _key("512MiB", "memory for the activations of a chunk of classes")
     epochs: int = _key(1000, "epochs of an evaluation network", 1)
     repeats: int = _key(5, "evaluation networks for each set of images", 1)
@@ -126,14 +127,15 @@ def _check_type(name: str, value: Any, expected: tuple[type, bool]) -> None:
     kind, optional = expected
     if (value is None and optional) or _is(value, kind):
         return
-    what = {int: "an integer", float: "a number", str: "a string", tuple: "a list of numbers"}[kind]
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a string", tuple: "a list of numbers"}
+    what = names[kind]
     raise UserError(f"{name} must be {what}, got {value!r}")
 
 
 def _is(value: Any, kind: type) -> bool:
     if kind is tuple:
         return isinstance(value, tuple) and all(_is(number, float) for number in value)
-    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
 
 
 def _from_toml(value: Any) -> Any:

@@ -9,6 +9,7 @@ The named ranges are what benchmarks/profile_memory.py and profile_iteration.py 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ from torch.profiler import record_function
 
 import ddfast.functional as DF
 from ddfast import keyed
-from ddfast.augment import DRAWS, augment, parse_strategy
+from ddfast.augment import DRAWS, parse_strategy, tabulate, transform
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.folder import State
+from ddfast.distill.graph import Recorded
 from ddfast.distill.plan import Plan
 from ddfast.distill.pool import Pool
 from ddfast.distill.precision import convolutions, to_network
@@ -52,46 +54,74 @@ class Distiller:
     plan: Plan
 
     def __post_init__(self) -> None:
-        config = self.config
+        config, dataset = self.config, self.dataset
         weights = (config.mean_weight, config.covariance_weight, config.centralization_weight, config.cmi_weight)
         self.weights = {name: weight for name, weight in zip(TERMS, weights, strict=True) if weight != 0}
         self.strategy = parse_strategy(config.augmentation)
-        self.batch_real = min(config.batch_real, min(self.dataset.train.counts))
+        self.batch_real = min(config.batch_real, min(dataset.train.counts))
         self.local = config.local if config.covariance_weight != 0 else "channels"  # no covariance larger than need be
-        self.device = self.dataset.train.images.device
+        self.device = dataset.train.images.device
+        # What is different in every iteration, where a captured one reads it.
+        self.number = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.generator = torch.Generator(self.device)
+        self.table = tabulate(torch.zeros(dataset.num_classes, DRAWS), (), dataset.size).to(self.device)
+        self.classes = torch.arange(dataset.num_classes, device=self.device)
+        self._steps: tuple[State, Callable[[], Tensor]] | None = None
 
     def iterate(self, state: State) -> Tensor:
-        """One step of the images; the unweighted terms of the loss (4,), in the order of TERMS, on the device."""
-        with convolutions(self.config.precision):
-            return self._iterate(state)
+        """One step of the images; the unweighted terms of the loss (4,), in the order of TERMS, on the device.
 
-    def _iterate(self, state: State) -> Tensor:
-        config, number = self.config, state.iteration
+        A graph has the images of one state in it and its terms in one place: the next iteration writes over them.
+        """
+        if self._steps is None or self._steps[0] is not state:
+            step = partial(self._step, state)
+            recorded = self.config.graph and self.device.type == "cuda"
+            self._steps = state, Recorded(step, self.generator) if recorded else step
         with record_function("networks"):
-            draw_weights(self.network, keyed.generator(config.seed, number, "matching network", self.device))
-            member = self.pool.member(config.seed, number) if self.pool else None
+            self._deal(state.iteration)
+        with convolutions(self.config.precision):
+            terms = self._steps[1]()
+        state.iteration += 1
+        return terms
+
+    def _deal(self, number: int) -> None:
+        """Draws what the host draws, and puts it where the device finds it, without waiting."""
+        seed, classes = self.config.seed, torch.arange(self.dataset.num_classes)
+        self.number.fill_(number)
+        self.generator.manual_seed(keyed.key(seed, number, "matching network"))
+        if self.pool is not None:
+            self.pool.draw(seed, number)
+        draws = keyed.uniform(seed, number, classes, "augmentation", DRAWS)
+        table = tabulate(draws, self.strategy, self.dataset.size)
+        # In pinned memory, which is used again only after the device has read it.
+        self.table.copy_(table.pin_memory() if self.device.type == "cuda" else table, non_blocking=True)
+
+    def _step(self, state: State) -> Tensor:
+        """All that the device does in an iteration: nothing in it depends on a number of the host's."""
+        config = self.config
+        with record_function("networks"):
+            draw_weights(self.network, self.generator)
         terms = torch.zeros(len(TERMS), device=self.device)
-        for classes in torch.arange(self.dataset.num_classes).split(self.plan.classes):
-            rows = slice(int(classes[0]) * config.ipc, (int(classes[-1]) + 1) * config.ipc)
+        chunks = zip(self.classes.split(self.plan.classes), self.table.split(self.plan.classes), strict=True)
+        first = 0
+        for classes, table in chunks:
+            rows = slice(first, first := first + len(classes) * config.ipc)
             images = state.images[rows].unflatten(0, (-1, config.ipc)).detach().requires_grad_()
-            # On the CPU: which operation a class gets is read there, without waiting for the device.
-            draws = keyed.uniform(config.seed, number, classes, "augmentation", DRAWS)
-            terms += self._match(images, classes.to(self.device, non_blocking=True), draws, number)
-            if member is not None:
-                terms += self._simplify(images, draws, member)
+            terms += self._match(images, classes, table)
+            if self.pool is not None:
+                terms += self._simplify(images, table, self.pool.member)
             assert images.grad is not None
             # No loss looks at another class, so a chunk's step need not wait for the others' gradients.
             with record_function("step"):
                 state.momentum[rows].mul_(config.image_momentum).add_(images.grad.flatten(0, 1))
                 state.images[rows].sub_(state.momentum[rows], alpha=config.image_lr)
-        state.iteration += 1
         return terms
 
-    def _match(self, images: Tensor, classes: Tensor, draws: Tensor, number: int) -> Tensor:
+    def _match(self, images: Tensor, classes: Tensor, table: Tensor) -> Tensor:
         """Distribution and covariance matching of a chunk's images (G, IPC, C, H, W), under the fresh network."""
         if not any(name in self.weights for name in MATCHING):
             return self._stack({})
-        real = self._real_moments(classes, draws, number)
+        real = self._real_moments(classes, table)
 
         def loss(features: Tensor, segments: ClassSegments) -> tuple[Tensor, Terms]:
             return DF.moment_matching(
@@ -104,16 +134,16 @@ class Distiller:
                 return_terms=True,
             )
 
-        return self._differentiate(images, draws, self.network.embed, loss)
+        return self._differentiate(images, table, self.network.embed, loss)
 
     @torch.no_grad()
-    def _real_moments(self, classes: Tensor, draws: Tensor, number: int) -> ClassMoments:
+    def _real_moments(self, classes: Tensor, table: Tensor) -> ClassMoments:
         """Of the feature maps of a random batch of every class, augmented as its synthetic images are."""
         split, moments = self.dataset.train, None
-        scores = keyed.bits(self.config.seed, number, classes, "real images", max(split.counts))
+        scores = keyed.bits(self.config.seed, self.number, classes, "real images", max(split.counts))
         for chosen in split.choose(classes, self.batch_real, scores).split(self.plan.real, dim=1):
             with record_function("augment"):
-                images = augment(self.dataset.normalise(split.images[chosen]), draws, self.strategy)
+                images = self._augmented(self.dataset.normalise(split.images[chosen]), table)
             with record_function("real features"):
                 batch = to_network(images, self.network).split(self.plan.rows)
                 features = torch.cat([self.network.embed(rows) for rows in batch])
@@ -123,7 +153,7 @@ class Distiller:
         assert moments is not None
         return moments
 
-    def _simplify(self, images: Tensor, draws: Tensor, member: Network) -> Tensor:
+    def _simplify(self, images: Tensor, table: Tensor, member: Network) -> Tensor:
         """Class centralization, of the augmented images, and CMI, of the images as they are, under a pool network."""
         config = self.config
         total = config.ipc * self.dataset.num_classes  # the batch mean is over all classes, not over the chunk's
@@ -138,23 +168,23 @@ class Distiller:
 
         terms = self._stack({})
         if config.centralization_weight != 0:
-            terms += self._differentiate(images, draws, member.features, centralization)
+            terms += self._differentiate(images, table, member.features, centralization)
         if config.cmi_weight != 0:
             terms += self._differentiate(images, None, member.features, information)
         return terms
 
-    def _differentiate(self, images: Tensor, draws: Tensor | None, embed: Embed, loss: Loss) -> Tensor:
-        """Adds the gradient of a loss to that of `images` (G, IPC, C, H, W), augmented by `draws`; the loss's terms.
+    def _differentiate(self, images: Tensor, table: Tensor | None, embed: Embed, loss: Loss) -> Tensor:
+        """Adds the gradient of a loss to that of `images` (G, IPC, C, H, W), augmented by `table`; the loss's terms.
 
         Where only a part of them can go backward at a time, the features of all come first, without gradient. The loss
         has their gradient, and each part goes forward again to take its own back to its images.
         """
         parts = images.split(self.plan.synthetic, dim=1)
         if len(parts) == 1:
-            features = self._features(images, draws, embed)
+            features = self._features(images, table, embed)
         else:
             with torch.no_grad():
-                features = torch.cat([self._features(part, draws, embed) for part in parts], dim=1)
+                features = torch.cat([self._features(part, table, embed) for part in parts], dim=1)
             features.requires_grad_()
         with record_function("losses"):
             value, terms = loss(features.flatten(0, 1), ClassSegments.uniform(*images.shape[:2]))
@@ -163,17 +193,20 @@ class Distiller:
         if len(parts) > 1:
             assert features.grad is not None
             for part, gradient in zip(parts, features.grad.split(self.plan.synthetic, dim=1), strict=True):
-                features = self._features(part, draws, embed)
+                features = self._features(part, table, embed)
                 with record_function("backward"):
                     features.backward(gradient)
         return self._stack(terms)
 
-    def _features(self, images: Tensor, draws: Tensor | None, embed: Embed) -> Tensor:
+    def _features(self, images: Tensor, table: Tensor | None, embed: Embed) -> Tensor:
         """(G, s, C, H, W) -> (G, s, ...)."""
         with record_function("augment"):
-            augmented = images if draws is None else augment(images, draws, self.strategy)
+            augmented = images if table is None else self._augmented(images, table)
         with record_function("synthetic features"):
             return embed(to_network(augmented, self.network)).unflatten(0, images.shape[:2])
+
+    def _augmented(self, images: Tensor, table: Tensor) -> Tensor:
+        return transform(images, table) if self.strategy else images
 
     def _stack(self, terms: Terms) -> Tensor:
         zero = torch.zeros((), device=self.device)

@@ -68,7 +68,7 @@ def make_plan(config: Config, dataset: Dataset, network: Network, pool: Pool | N
     shape = (dataset.channels, *dataset.size)
     image = 4 * dataset.channels * dataset.size[0] * dataset.size[1]  # of float32
     matching = footprint(network, "embed", shape)
-    complexity = footprint(pool.networks[0], "features", shape) if pool else Footprint()
+    complexity = footprint(pool.member, "features", shape) if pool else Footprint()
     budget = parse_bytes(config.memory_budget)
     most = budget * 3 // 4
     synthetic = 8 * image + max(matching.kept, complexity.kept)

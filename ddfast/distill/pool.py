@@ -1,6 +1,8 @@
 """Pre-trained networks, whose penultimate features class centralization and CMI look at: loaded and drawn from."""
 
+import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,22 @@ from ddfast.networks import Network, build
 
 
 class Pool:
-    """Networks on one device, frozen."""
+    """Networks of one architecture, frozen, of which an iteration sees one.
 
-    def __init__(self, networks: list[Network]) -> None:
+    Args:
+        networks: all on `device`; or in the host's pinned memory, from where each comes while another is at work.
+        device: where they work.
+
+    Attributes:
+        member: on `device`, with the weights of the network that `draw` drew last. It stays where it is, as a captured
+            CUDA graph wants it.
+    """
+
+    def __init__(self, networks: Sequence[Network], device: torch.device) -> None:
         self.networks = networks
+        self.member = copy.deepcopy(networks[0]).to(device)
+        streamed = networks[0].head.weight.device.type != device.type
+        self._ahead = Ahead(self.member) if streamed else None
 
     @classmethod
     def load(cls, folder: Path, dataset: Dataset, precision: str = "float32") -> "Pool":
@@ -42,16 +56,63 @@ class Pool:
         paths = sorted(folder.glob("network-*.safetensors"))
         if not paths:
             raise UserError(f"{folder} holds no finished network yet; ddfast pretrain --out {folder} continues it")
-        return cls([convert(_load(path, dataset), precision) for path in paths])
+        device = dataset.train.images.device
+        home = device if _fit(paths, device) else torch.device("cpu")
+        networks = [convert(_load(path, dataset, home), precision, device) for path in paths]
+        if home != device:
+            for parameter in (it for network in networks for it in network.parameters()):
+                parameter.data = parameter.data.pin_memory()
+        return cls(networks, device)
 
-    def member(self, seed: int, iteration: int) -> Network:
-        """The one random network of an iteration."""
+    def choice(self, seed: int, iteration: int) -> int:
+        """The number of an iteration's random network."""
         draw = keyed.uniform(seed, iteration, torch.zeros(1, dtype=torch.int64), "pool member", 1)
-        return self.networks[int(draw * len(self.networks))]
+        return int(draw * len(self.networks))
+
+    def draw(self, seed: int, iteration: int) -> None:
+        """Gives `member` the weights of an iteration's random network; the host waits for nothing."""
+        drawn = self.networks[self.choice(seed, iteration)]
+        if self._ahead is None:
+            _copy_weights(drawn, self.member)
+        else:
+            self._ahead.hand_over(drawn, self.member)
+            self._ahead.fetch(self.networks[self.choice(seed, iteration + 1)])
 
 
-def _load(path: Path, dataset: Dataset) -> Network:
-    device = dataset.train.images.device
+class Ahead:
+    """The network after next, on its way to the device on a stream of its own."""
+
+    def __init__(self, like: Network) -> None:
+        self._network = copy.deepcopy(like)
+        self._stream = torch.cuda.Stream(like.head.weight.device)
+        self._fetched: Network | None = None
+
+    def fetch(self, network: Network) -> None:
+        """Begins to bring `network`, from pinned memory, once what was fetched before is handed over."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            _copy_weights(network, self._network)
+        self._fetched = network
+
+    def hand_over(self, network: Network, target: Network) -> None:
+        if self._fetched is not network:
+            self.fetch(network)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        _copy_weights(self._network, target)
+
+
+@torch.no_grad()
+def _copy_weights(source: Network, target: Network) -> None:
+    for here, there in zip(source.parameters(), target.parameters(), strict=True):
+        there.copy_(here, non_blocking=True)
+
+
+def _fit(paths: Sequence[Path], device: torch.device) -> bool:
+    """Whether all networks may stay on the device: beside a GPU's other work, in half of the memory it has left."""
+    return device.type != "cuda" or sum(it.stat().st_size for it in paths) <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def _load(path: Path, dataset: Dataset, device: torch.device) -> Network:
     try:
         with safetensors.safe_open(path, "pt", device=str(device)) as file:
             config = json.loads(file.metadata()["config"])

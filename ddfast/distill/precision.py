@@ -21,8 +21,10 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise UserError(f"precision tf32 needs a CUDA device, got {device}: there is float32 or bf16")
 
 
-def convert(network: Network, precision: str) -> Network:
-    """`network` itself, with weights of that precision."""
+def convert(network: Network, precision: str, device: torch.device) -> Network:
+    """`network` itself, with weights of that precision; for a CUDA device, laid as its tensor cores read them."""
+    if device.type == "cuda":
+        network.lay(torch.contiguous_format if precision == "float32" else torch.channels_last)
     return network.to(torch.bfloat16) if precision == "bf16" else network
 
 

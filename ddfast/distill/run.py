@@ -50,7 +50,8 @@ class Run:
             raise UserError(
                 f"ipc must be at most {fewest}, the images of the smallest class of {config.data}, got {config.ipc}"
             )
-        self.network = convert(build_network(config, self.dataset), config.precision).requires_grad_(False)
+        network = build_network(config, self.dataset)
+        self.network = convert(network, config.precision, self.device).requires_grad_(False)
         if config.needs_pool and not config.pool:
             build_network(pool_config(config), self.dataset)  # what cannot be built must fail before the folder is made
         self.pool = self._load_pool(Path(config.pool)) if config.needs_pool and config.pool else None

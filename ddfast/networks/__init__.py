@@ -62,7 +62,7 @@ def build(
         network = _ARCHITECTURES[name](channels, num_classes, size, norm=norm, fused=fused, **given)
     network.to_empty(device=device)
     if fused and torch.device(device).type == "cpu":
-        nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)  # as `Network.laid`
+        network.lay(torch.channels_last)  # convolutions are faster so, though plain norms are not
     draw_weights(network, generator)
     return network
 

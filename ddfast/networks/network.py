@@ -17,11 +17,13 @@ class Network(nn.Module):
     Attributes:
         config: the arguments, JSON-able, with which `build` makes this architecture again.
         fused: whether blocks run as fused operators, which can be differentiated once.
+        layout: the memory format of kernels and maps.
         head: the linear classifier on the penultimate features.
     """
 
     config: dict[str, Any]
     fused: bool
+    layout: torch.memory_format = torch.contiguous_format
     head: nn.Linear
 
     def __init__(self, name: str, *, size: tuple[int, int], norm: str, fused: bool, **numbers: int) -> None:
@@ -33,9 +35,14 @@ class Network(nn.Module):
         self.config = {"name": name, "size": [height, width], "norm": norm, **numbers}
         self.fused = fused
 
+    def lay(self, layout: torch.memory_format) -> None:
+        """Puts kernels, and from now on maps, into that memory format; rounding aside, nothing else changes."""
+        self.layout = layout
+        nn.utils.convert_conv2d_weight_memory_format(self, layout)
+
     def laid(self, x: Tensor) -> Tensor:
-        """Images as they go in: channels_last on CPUs, where convolutions, though not plain norms, are faster so."""
-        return x.contiguous(memory_format=torch.channels_last) if self.fused and x.device.type == "cpu" else x
+        """Images as they go in."""
+        return x.contiguous(memory_format=self.layout)
 
     def embed(self, x: Tensor) -> Tensor:
         """The last feature map, (N, C, H, W) -> (N, width, h, w): what DM and covariance matching compare."""
