@@ -35,7 +35,8 @@ CUDA_SETTINGS = {
     "tiny-ipc10 iid-dm": Setting(classes=200, size=64, budget="8GiB"),
 }
 BUDGET, ROUNDS = 30.0, (5, 30)  # seconds and turns of a setting
-PRECISIONS = CONTENDERS if DEVICE.type == "cpu" else (*CONTENDERS, "tf32")
+SINGLY = " without graph"
+PRECISIONS = CONTENDERS if DEVICE.type == "cpu" else (*CONTENDERS, "tf32", *(f"{it}{SINGLY}" for it in CONTENDERS[1:]))
 
 
 @cache
@@ -47,7 +48,8 @@ def measured(name: str, quick: bool) -> tuple[dict[str, list[float]], dict[str, 
     turns, first, peaks = {}, {}, {}
     with ExitStack() as stack:
         for contestant in PRECISIONS:
-            iterate = stack.enter_context(contender(contestant, setting, DEVICE))
+            graph, precision = not contestant.endswith(SINGLY), contestant.removesuffix(SINGLY)
+            iterate = stack.enter_context(contender(precision, setting, DEVICE, graph))
             turns[contestant] = [lambda iterate=iterate: _timed(iterate)]
             first[contestant] = _timed(iterate)["iteration"]
             peaks[contestant] = peak_bytes(iterate, DEVICE)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.blocks --out FILE    norm_block and conv_block, a ConvNet-3 and a ResNet-18, with all samples
     python -m benchmarks.blocks --show FILE   what was measured
+    python -m benchmarks.blocks --compile     networks compiled by torch.compile as well, plain and fused: minutes more
     python -m benchmarks.blocks --quick       only that it runs
 
 All contenders take turns in one process, under the same settings of the allocator, and results are compared before they
@@ -14,6 +15,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from copy import copy as copy_of
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,14 +99,17 @@ def right_or_raise(fused: Callable[..., Tensor], modules: Callable[..., Tensor],
     assert_accurate([(fused(x), modules(x.contiguous()), exact)], x.dtype, "fused")
 
 
-def network_cases(name: str, n: int, dtype: torch.dtype, layout: torch.memory_format) -> Iterator[Case]:
+def network_cases(name: str, n: int, dtype: torch.dtype, layout: torch.memory_format, compile: bool) -> Iterator[Case]:
     def made(fused: bool) -> Network:
         generator = torch.Generator(DEVICE).manual_seed(0)
         keys = {"channels": 3, "num_classes": 10, "size": (32, 32), "device": DEVICE, "generator": generator}
         network = build(name, **keys, fused=fused).to(dtype)
         return network if fused else network.to(memory_format=layout)
 
-    networks = {"eager": made(False).requires_grad_(False), "fused": made(True).requires_grad_(False)}
+    plain, fused = made(False).requires_grad_(False), made(True).requires_grad_(False)
+    networks = {"eager": plain, "fused": fused}
+    if compile:
+        networks |= {"compile": compiled(plain), "compiled fused": compiled(fused)}
     x = torch.randn(n, 3, 32, 32, device=DEVICE).to(dtype).contiguous(memory_format=layout)
     labels = torch.randint(10, (n,), device=DEVICE)
     few = x[: max(1, n * 100 // 256)].clone()
@@ -117,6 +122,13 @@ def network_cases(name: str, n: int, dtype: torch.dtype, layout: torch.memory_fo
         f"{name} training step of {n}",
         {key: training_step(it.requires_grad_(), x, labels) for key, it in networks.items()},
     )
+
+
+def compiled(network: Network) -> Network:
+    """Its weights, its methods compiled."""
+    made = copy_of(network)
+    made.embed, made.forward = (torch.compile(method, dynamic=False) for method in (network.embed, network.forward))
+    return made
 
 
 def training_step(network: Network, x: Tensor, labels: Tensor) -> Callable[[], None]:
@@ -158,11 +170,11 @@ def timed(call: Callable[[], Any], clock: HostClock) -> dict[str, float]:
     return {"call": clock.seconds(start, clock.mark())}
 
 
-def results(copy: float, quick: bool) -> Iterator[dict[str, Any]]:
+def results(copy: float, quick: bool, compile: bool) -> Iterator[dict[str, Any]]:
     n = 4 if quick else 256
     for precision, (dtype, layout) in PRECISIONS.items():
         torch.compiler.reset()
-        networks = (network_cases(name, n, dtype, layout) for name in ("convnet", "resnet18"))
+        networks = (network_cases(name, n, dtype, layout, compile) for name in ("convnet", "resnet18"))
         for case in itertools.chain(block_cases(n, dtype, layout), *networks):
             result = {"precision": precision} | measure(case, quick)
             print(line(result, copy), flush=True)
@@ -173,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--show", type=Path)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.show:
@@ -184,7 +197,7 @@ def main() -> None:
     keep_freed_memory()
     copy = measure_ceilings(DEVICE, quick=options.quick).copy
     print(heading(torch.get_num_threads(), copy))
-    measured = list(results(copy, options.quick))
+    measured = list(results(copy, options.quick, options.compile))
     if options.out:
         options.out.write_text(json.dumps({"environment": environment(), "copy": copy, "results": measured}) + "\n")
 

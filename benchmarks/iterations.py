@@ -88,9 +88,12 @@ def settings(options: argparse.Namespace) -> list[Setting]:
 
 
 @contextlib.contextmanager
-def contender(name: str, setting: Setting, device: torch.device) -> Iterator[Callable[[], object]]:
-    """An iteration of `published`, or of ddfast in the precision that `name` is, each call the next one of a run."""
-    config = setting.config("float32" if name == "published" else name)
+def contender(name: str, setting: Setting, device: torch.device, graph: bool = True) -> Iterator[Callable[[], object]]:
+    """An iteration of `published`, or of ddfast in the precision that `name` is, each call the next one of a run.
+
+    graph: on CUDA, ddfast's is captured; a profile does not tell the phases of a graph.
+    """
+    config = setting.config("float32" if name == "published" else name).replace(graph=graph)
     dataset = setting.dataset(device)
     images = torch.randn(setting.classes * setting.ipc, 3, setting.size, setting.size, device=device)
     networks = []

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Profile]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     profiles = {}
     for name in options.contenders:
-        with contender(name, setting, device) as iterate:
+        with contender(name, setting, device, graph=False) as iterate:
             iterate()
             profiles[name] = profiled(iterate, device, str(out / f"iteration-{name}.trace.json"))
     record = {"environment": here, "setting": asdict(setting)}

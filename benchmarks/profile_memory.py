@@ -42,7 +42,7 @@ class Row:
 
 def measure(name: str, setting: Setting, device: torch.device, snapshot: str | None = None) -> Row:
     before = _status("VmRSS")
-    with contender(name, setting, device) as iterate:
+    with contender(name, setting, device, graph=False) as iterate:
         if device.type == "cuda":
             resident = _reserved(iterate, snapshot)
         else:
