@@ -2,6 +2,7 @@
 
     python -m benchmarks.profile_memory                                            small, a minute
     python -m benchmarks.profile_memory --width 128 --pool-width 64 --real 256 --classes 10 50 100 200 --size 64
+    python -m benchmarks.profile_memory --show FILE    what was measured
 
 Bytes are those of tensors, beyond the data and the synthetic images: what PyTorch's allocator hands out in one
 iteration, after one that does not count. Beside them the resident set of the process, which began with nothing but
@@ -11,7 +12,7 @@ for pytorch.org/memory_viz of every measurement.
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -70,10 +71,11 @@ def _reserved(iterate: Any, snapshot: str | None) -> int:
     return torch.cuda.max_memory_reserved()
 
 
-def tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """The whole iteration; and its peak in every phase."""
-    yield _table("MiB", rows, ("peak", "average", "resident"), _whole)
-    yield _table("peak in, MiB", rows, PHASES[:-1], _phases)
+def show(rows: Sequence[Row]) -> None:
+    """Prints the whole iteration; and its peak in every phase."""
+    console = Console(width=160)
+    console.print(_table("MiB", rows, ("peak", "average", "resident"), _whole), "")
+    console.print(_table("peak in, MiB", rows, PHASES[:-1], _phases), "")
 
 
 def _whole(row: Row) -> Iterable[float]:
@@ -130,12 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contenders", nargs="+", choices=list(COLOURS), default=list(CONTENDERS))
     parser.add_argument("--out", type=Path, help="default: the machine's folder of results")
+    parser.add_argument("--show", type=Path)
     add_settings(parser, **SMALL)
     options = parser.parse_args(arguments)
+    if options.show:
+        rows = [Row(**row) for row in json.loads(options.show.read_text())["rows"]]
+        show(rows)
+        return rows
     out = options.out or environment.results_folder()
     here = environment.write(out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows: list[Row] = []
+    rows = []
     # A process for each measurement: what another has left behind in the heap would count as resident.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
         for setting in settings(options):
@@ -144,8 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
                 rows.append(processes.submit(measure, name, setting, device, snapshot).result())
                 record = {"environment": here, "rows": [asdict(row) for row in rows]}
                 (out / "memory.json").write_text(json.dumps(record, indent=1) + "\n")
-    for shown in tables(rows):
-        Console(width=160).print(shown, "")
+    show(rows)
     plot(rows, out / "memory.png")
     print(out / "memory.json")
     return rows

@@ -100,6 +100,8 @@ def test_profile_memory_writes_what_it_prints(tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert f"{rows[1].peak_bytes / 2**20:.1f}" in printed
     assert f"{rows[1].peak_bytes_by_phase['real features'] / 2**20:.1f}" in printed
+    assert profile_memory.main(["--show", str(tmp_path / "memory.json")]) == rows
+    assert printed.startswith(capsys.readouterr().out)
 
 
 def test_profile_iteration_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
