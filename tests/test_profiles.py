@@ -104,6 +104,16 @@ def test_profile_memory_writes_what_it_prints(tmp_path: Path, capsys: pytest.Cap
     assert printed.startswith(capsys.readouterr().out)
 
 
+def test_profile_memory_of_the_resident_set_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = [*OPTIONS, "--classes", "2", "--contenders", "float32", "--resident", "--out", str(tmp_path)]
+    (row,) = profile_memory.main(arguments)
+    assert row.peak_bytes is None
+    data, images = 3 * 16**2 * 2 * (2 * 4 + 1), 3 * 16**2 * 2 * 2 * 4
+    assert row.beside_bytes == row.resident_bytes - data - 2 * images > 0
+    assert f"{row.beside_bytes / 2**20:.1f}" in capsys.readouterr().out
+
+
 def test_profile_iteration_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*OPTIONS, "--classes", "2", "--losses", "all", "--out", str(tmp_path)]
     profiles = profile_iteration.main(arguments)
