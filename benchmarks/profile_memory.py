@@ -34,7 +34,7 @@ COLOURS = {"published": "#D55E00", "float32": "#0072B2", "bf16": "#009E73", "tf3
 
 @dataclass(frozen=True)
 class Row:
-    """peak, average: of tensors beyond data and images; None if not profiled. resident: the most, with data and images."""
+    """peak, average: of tensors beyond data and images, None if not profiled. resident: the most, and with data."""
 
     contender: str
     setting: dict[str, Any]
