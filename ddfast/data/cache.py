@@ -80,7 +80,7 @@ def _read(path: Path, checksum: str, source: Source, progress: Progress) -> list
         return []
     try:
         (held,) = read_arrays(path, ["checksum"])
-        if held == checksum:
+        if np.array_equal(held, checksum):
             return read_arrays(path, _KEYS)
         progress.say(f"{source.place} has changed since it was decoded, and is decoded again")
     except UserError as error:

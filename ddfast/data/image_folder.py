@@ -37,10 +37,11 @@ def list_image_folder(folder: Path) -> Source:
 def image_files(folder: Path, below: str) -> list[str]:
     """The image files in `folder`/`below` and its subfolders, as sorted paths relative to `folder`.
 
+    Links to files are followed, links to subfolders are not, for they may lead back.
     Raises `UserError` where there is none, and for a folder that cannot be read.
     """
     found: list[str] = []
-    for path, folders, names in os.walk(folder / below, onerror=_refuse, followlinks=True):
+    for path, folders, names in os.walk(folder / below, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         relative = os.path.relpath(path, folder)
         images = (name for name in names if name.lower().endswith(_SUFFIXES) and not name.startswith("."))

@@ -80,7 +80,7 @@ def _from_torchvision(name: str, kind: str, root: Path) -> tuple[Split, Split, l
     try:
         train, test = (getattr(datasets, kind)(root, download=True, **split) for split in splits)
     except (OSError, RuntimeError, ImportError) as error:
-        raise UserError(f"{name} cannot be downloaded into {root}: {error}") from error
+        raise UserError(f"{name} cannot be loaded by torchvision from {root}: {error}") from error
     classes = getattr(train, "classes", None) or [str(digit) for digit in range(10)]  # SVHN names none
     return _split(train, kind, len(classes)), _split(test, kind, len(classes)), classes
 
