@@ -44,7 +44,7 @@ class Run:
         self.device = find_device(config.device)
         self.config = config = config.replace(device=str(self.device))
         check_precision(config.precision, self.device)
-        self.dataset = load_data(config, self.device)
+        self.dataset = load_data(config, self.device, console)
         fewest = min(self.dataset.train.counts)
         if config.init == "real" and config.ipc > fewest:
             raise UserError(
