@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ddfast.distill.config import Config, from_recipe, recipes
 from ddfast.distill.folder import RunFolder
-from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress
+from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress, trained
 from ddfast.distill.run import Run
 from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
 from ddfast.errors import RunFailed, UserError
@@ -20,7 +20,7 @@ from ddfast.evaluate import evaluate_all
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
 from ddfast.options import given_keys, with_config_options
-from ddfast.report import class_table, evaluation_table
+from ddfast.report import class_table, evaluation_table, pool_table
 from ddfast.signals import Interrupted, Stop
 from ddfast.training import build_network
 
@@ -133,16 +133,20 @@ def pretrain(
     norm: Annotated[str, typer.Option(help="instance, group, layer or none")] = "instance",
     weight_decay: Annotated[float, typer.Option(help="5e-4 in IID, 1e-3 in CMI", min=0)] = 5e-4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    precision: Annotated[str, typer.Option(help="of a step: float32, tf32 (CUDA only) or bf16")] = "float32",
+    augmentation: Annotated[str, typer.Option(help="operations joined by _, or none")] = "none",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
 ) -> None:
     """Pre-train the networks that class centralization and CMI need; goes on where it was stopped."""
     from ddfast.data import load
 
     dataset = load(data, device=find_device(device))
-    settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed)
+    settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed, precision, augmentation)
     with Stop() as stop:
         pretrain_with_progress(out, dataset, count, settings, console, stop)
-    console.print(Text(f"{count} networks in {out}"))
+    networks = trained(out)
+    console.print(pool_table(networks))
+    console.print(Text(f"{len(networks)} networks in {out}"), soft_wrap=True)
 
 
 @app.command()
