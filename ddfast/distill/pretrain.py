@@ -97,6 +97,7 @@ def pretrain_with_progress(
 ) -> None:
     """`pretrain`, showing its progress; what is finished is not counted again."""
     per_network = settings.epochs * -(-len(dataset.train.labels) // BATCH)
+    tested = "held-out" if dataset.held_out else "test"
     with meter(console, "pre-train", count * per_network) as bar:
 
         def tick() -> None:
@@ -104,7 +105,7 @@ def pretrain_with_progress(
             stop.check()
 
         def done(number: int, reached: float) -> None:
-            console.print(f"network {number + 1} of {count}: {reached:.1f} % of the test images")
+            console.print(f"network {number + 1} of {count}: {reached:.1f} % of the {tested} images")
 
         pretrain(path, dataset, count, settings, tick, done)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import ddfast
 from ddfast import keyed
+from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import TERMS, Distiller
@@ -33,20 +34,31 @@ class Run:
         config: of a new run, or the one that `path` holds.
         path: the run folder.
         resume: whether `path` holds a run already.
+        dataset: the data that `config` names, if they are loaded already.
+        baselines: whether random images and the whole training set are evaluated too.
 
     Raises:
         UserError: before anything is written, if the configuration cannot be carried out.
     """
 
-    def __init__(self, config: Config, path: Path, resume: bool, console: Console) -> None:
+    def __init__(
+        self,
+        config: Config,
+        path: Path,
+        resume: bool,
+        console: Console,
+        *,
+        dataset: Dataset | None = None,
+        baselines: bool = True,
+    ) -> None:
         self.folder = RunFolder(path)
         self.folder.check(resume)
-        self.console = console
+        self.console, self.baselines = console, baselines
         self.device = find_device(config.device)
         self.config = config = config.replace(device=str(self.device))
         check_precision(config.precision, self.device)
         self.board = Board(path / "tensorboard", wanted=config.tensorboard)
-        self.dataset = load_data(config, self.device)
+        self.dataset = dataset or load_data(config, self.device)
         fewest = min(self.dataset.train.counts)
         if config.init == "real" and config.ipc > fewest:
             raise UserError(
@@ -193,8 +205,11 @@ class Run:
         evaluation = self.folder.evaluation()
         if evaluation and evaluation["distilled"]["iteration"] == state.iteration:
             return evaluation
-        protocol, whole = protocol_of(config), config.whole_epochs
-        evaluation = evaluate_all(state.images, self.labels, self.dataset, protocol, whole, self.console, self.stop)
+        shown = state.images, self.labels, self.dataset, protocol_of(config)
+        if self.baselines:
+            evaluation = evaluate_all(*shown, config.whole_epochs, self.console, self.stop)
+        else:
+            evaluation = {"distilled": evaluate_distilled(*shown, self.console, self.stop)}
         evaluation["distilled"]["iteration"] = state.iteration
         self._show(state, evaluation["distilled"])
         if config.eval_every:
