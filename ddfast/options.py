@@ -10,7 +10,7 @@ import typer
 from ddfast.distill.config import Config, key_type, nearest
 from ddfast.errors import UserError
 
-_SAME_FOR_ALL = ("recipe", "data", "mean", "std", "holdout", "seed", "device")
+_SAME_FOR_ALL = ("recipe", "data", "image_size", "mean", "std", "holdout", "seed", "device")
 
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -167,7 +167,7 @@ class TestTellingAboutItself:
         outcome = ddfast(*words, cwd=folder)
         assert (outcome.code, outcome.err) == (0, "")
         listed = {line.split()[0] for line in outcome.out.splitlines() if line.startswith("  ") and line.split()}
-        assert {"distill", "pretrain", "evaluate", "report", "recipes", "info"} <= listed
+        assert {"distill", "sweep", "pretrain", "evaluate", "report", "recipes", "info"} <= listed
 
     def test_info(self, folder: Path) -> None:
         outcome = ddfast("info", cwd=folder)
