@@ -1,4 +1,4 @@
-"""The command line: `ddfast distill | pretrain | evaluate | report | recipes | info`."""
+"""The command line: `ddfast distill | sweep | pretrain | evaluate | report | recipes | info`."""
 
 import dataclasses
 import sys
@@ -12,15 +12,16 @@ from rich.text import Text
 
 from ddfast.distill.config import Config, from_recipe, recipes
 from ddfast.distill.folder import RunFolder
-from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress
+from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress, trained
 from ddfast.distill.run import Run
 from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
+from ddfast.distill.sweep import FILE, Sweep, load_results
 from ddfast.errors import RunFailed, UserError
 from ddfast.evaluate import evaluate_all
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
-from ddfast.options import given_keys, with_config_options, with_data_options
-from ddfast.report import class_table, evaluation_table
+from ddfast.options import given_keys, parse_grid, with_config_options, with_data_options
+from ddfast.report import class_table, evaluation_table, options_line, pool_table, ranked, sweep_table
 from ddfast.signals import Interrupted, Stop
 from ddfast.training import build_network
 
@@ -80,11 +81,8 @@ def distill(
     Data without a recipe gets DM + CM as published; every key of a recipe is an option of the same name.
     """
     given = given_keys(options)
-    recipe = given.pop("recipe", None)
-    named = bool(recipe)  # an empty name asks for no recipe at all
-    if recipe is None and given.get("data", "digits") == "digits":
-        recipe = "digits"
-    base = from_recipe(recipe) if recipe else Config()
+    named = bool(given.get("recipe"))
+    base = _base(given)
     path = out or Path("runs") / _run_name(base, given)
     if resume:
         folder = RunFolder(path)
@@ -95,6 +93,14 @@ def distill(
         config = base.replace(**given)
     run = Run(config, path, resume, console)
     _print_evaluation(path, run(), run.dataset.classes)
+
+
+def _base(given: dict[str, Any]) -> Config:
+    """What the given keys change, without the recipe among them: an empty name asks for no recipe at all."""
+    recipe = given.pop("recipe", None)
+    if recipe is None and given.get("data", "digits") == "digits":
+        recipe = "digits"
+    return from_recipe(recipe) if recipe else Config()
 
 
 def _run_name(base: Config, given: dict[str, Any]) -> str:
@@ -122,6 +128,40 @@ def _print_evaluation(path: Path, evaluation: dict[str, Any], classes: tuple[str
 
 
 @app.command()
+@with_config_options
+def sweep(
+    grid: Annotated[list[str], typer.Option(help="a key with its values, KEY=0,0.1,1; once for every key")],
+    seeds: Annotated[int, typer.Option(help="runs of every point", min=1)] = 2,
+    out: Annotated[
+        Path | None, typer.Option(help="the folder of all runs [default: runs/DATA-ipcN-sweep]", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the sweep in --out", show_default=False)] = False,
+    **options: Any,
+) -> None:
+    """Distil with every combination of some keys' values, and compare them on held-out training images.
+
+    A quarter of the training images is held out, unless --holdout says otherwise; test images are never touched. All
+    options of distill are there, for all points alike.
+    """
+    given = given_keys(options)
+    base = _base(given)
+    path = out or Path("runs") / f"{_run_name(base, given)}-sweep"
+    results = Sweep(base, given, parse_grid(grid), seeds, path, resume, console)()
+    _print_sweep(path, results)
+
+
+def _print_sweep(path: Path, results: dict[str, Any]) -> None:
+    console.print(sweep_table(results))
+    best = ranked(results["points"])[0]
+    if best["error"] is not None:
+        console.print(f"within error: at most one standard error ({best['error']:.1f}) below the best")
+    if best["mean"] is not None:
+        console.print(Text(f"the best: {options_line(best['keys'])}"), soft_wrap=True)
+    if (path / "sweep.png").exists():
+        console.print(Text(f"picture: {path / 'sweep.png'}"), soft_wrap=True)
+
+
+@app.command()
 @with_data_options
 def pretrain(
     data: Annotated[str, typer.Option(help="digits, cifar10 or another known name, hf:NAME, or a folder")],
@@ -134,15 +174,19 @@ def pretrain(
     norm: Annotated[str, typer.Option(help="instance, group, layer or none")] = "instance",
     weight_decay: Annotated[float, typer.Option(help="5e-4 in IID, 1e-3 in CMI", min=0)] = 5e-4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    precision: Annotated[str, typer.Option(help="of a step: float32, tf32 (CUDA only) or bf16")] = "float32",
+    augmentation: Annotated[str, typer.Option(help="operations joined by _, or none")] = "none",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     **options: Any,
 ) -> None:
     """Pre-train the networks that class centralization and CMI need; goes on where it was stopped."""
     dataset = load_data(Config(data=data, **given_keys(options)), find_device(device), console)
-    settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed)
+    settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed, precision, augmentation)
     with Stop() as stop:
         pretrain_with_progress(out, dataset, count, settings, console, stop)
-    console.print(Text(f"{count} networks in {out}"))
+    networks = trained(out)
+    console.print(pool_table(networks))
+    console.print(Text(f"{len(networks)} networks in {out}"), soft_wrap=True)
 
 
 @app.command()
@@ -181,10 +225,13 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="a run folder, or that of a sweep", show_default=False)],
     check: Annotated[bool, typer.Option("--check", help="exit with 1 unless distilled beats random")] = False,
 ) -> None:
-    """Print the table of a run."""
+    """Print the table of a run, or of a sweep."""
+    if (run / FILE).exists():
+        _print_sweep(run, load_results(run))
+        return
     folder = RunFolder(run)
     folder.check(resume=True)
     evaluation = folder.evaluation()

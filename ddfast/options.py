@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ddfast.distill.config import Config, key_type
+from ddfast.distill.config import Config, key_type, nearest
 from ddfast.errors import UserError
+
+_SAME_FOR_ALL = ("recipe", "data", "image_size", "mean", "std", "holdout", "seed", "device")
 
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -51,3 +53,35 @@ def _value(name: str, value: Any) -> Any:
         return tuple(float(number) for number in value.split(","))
     except ValueError:
         raise UserError(f"{name} must be numbers separated by commas, got {value!r}") from None
+
+
+def parse_grid(words: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """The values of each key in words such as "cmi_weight=0,0.1", of the key's type; "none" is no value.
+
+    What is not of that type stays text, which Config refuses.
+    """
+    grid: dict[str, tuple[Any, ...]] = {}
+    known = [key.name for key in dataclasses.fields(Config)]
+    for word in words:
+        name, _, values = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not values:
+            raise UserError(f"grid must be KEY=VALUE,VALUE and so on, got {word!r}")
+        if name not in known:
+            raise UserError(f"grid has an unknown key {name!r}{nearest(name, known)}")
+        if name in _SAME_FOR_ALL:
+            raise UserError(f"grid must not vary {name}, which is the same for all points of a sweep")
+        if name in grid:
+            raise UserError(f"grid has {name} twice; give all its values together")
+        grid[name] = tuple(dict.fromkeys(_parsed(name, value.strip()) for value in values.split(",")))
+    return grid
+
+
+def _parsed(name: str, text: str) -> Any:
+    kind, optional = key_type(name)
+    if optional and text == "none":
+        return None
+    try:
+        return {"true": True, "false": False}[text] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        return text

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from ddfast.augment import DRAWS, augment_batch
 from ddfast.data import Dataset
@@ -61,20 +62,30 @@ def train_epoch(
     strategy: tuple[str, ...],
     generator: torch.Generator,
     tick: Tick,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """One pass over shuffled batches of 256, the last partial one kept, each with one augmentation for the batch.
 
-    images: (N, C, H, W), made float by `prepare`. generator: on the CPU. tick: called after every step.
+    images: (N, C, H, W), made float by `prepare`. generator: on the CPU. tick: called after every step. dtype: what the
+    network computes in; its weights, their gradients and momentum stay float32.
     """
     order = torch.randperm(len(images), generator=generator).to(images.device)
     for rows in order.split(BATCH):
         draws = torch.rand(len(rows), DRAWS, generator=generator)
         batch = augment_batch(prepare(images[rows]), draws, strategy)
-        loss = F.cross_entropy(network(batch), labels[rows])
+        loss = F.cross_entropy(_logits(network, batch, dtype), labels[rows])
         sgd.zero_grad(set_to_none=True)
         loss.backward()
         sgd.step()
         tick()
+
+
+def _logits(network: Network, batch: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, C, H, W) -> (N, num_classes), both float32, with images and weights rounded to `dtype` in between."""
+    if dtype == torch.float32:
+        return network(batch)
+    weights = {name: parameter.to(dtype) for name, parameter in network.named_parameters()}
+    return functional_call(network, weights, batch.to(dtype)).float()
 
 
 @torch.no_grad()

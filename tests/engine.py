@@ -123,7 +123,8 @@ def contents(folder: Path) -> dict[str, Any]:
 def _content(path: Path) -> Any:
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "np") as file:
-            return file.metadata(), {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+            about = {**(file.metadata() or {}), "seconds": ""}
+            return about, {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
     if path.name.startswith("evaluation"):
         return [(key, {**row, "seconds": 0}) for key, row in json.loads(path.read_text()).items()]
     return path.read_bytes()

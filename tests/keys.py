@@ -50,6 +50,7 @@ OTHER: dict[str, Any] = {
     "eval_every": 0,
     "log_every": 10,
     "checkpoint_every": 11,
+    "tensorboard": True,
 }
 NEEDS = {"beta": {"alpha": 1.0}, "centralization_weight": {"pool": "p"}, "cmi_weight": {"pool": "p"}}
 

@@ -8,6 +8,7 @@ import pytest
 from engine import ALL, NO_PICTURES, POOL, SMALL, Outcome, contents, ddfast, options, save_npz, toy
 
 from ddfast.distill.config import Config, from_recipe, recipes
+from ddfast.distill.pretrain import trained
 from ddfast.info import info_lines
 
 QUICK = options({**SMALL, "ipc": 2, "batch_real": 8, "iterations": 2})
@@ -90,15 +91,20 @@ class TestDistill:
 class TestPretrain:
     def test_trains_as_it_is_told(self, folder: Path) -> None:
         keys = {"epochs": 2, "network": "convnet", "width": 4, "depth": 1, "norm": "group", "weight_decay": 1e-3}
-        keys["seed"] = 7
+        keys |= {"seed": 7, "precision": "bf16", "augmentation": "crop"}
         words = options({"data": "./data", "count": 2, "out": "networks", "device": "cpu", **keys})
         outcome = ddfast("pretrain", *words, cwd=folder)
         assert (outcome.code, outcome.err) == (0, "")
-        assert outcome.out.splitlines()[-1] == "2 networks in networks"
+        *_, title, first, second, last = outcome.out.splitlines()
+        assert title.split() == ["network", "accuracy", "seconds"]
+        for line, row in zip((first, second), trained(folder / "networks"), strict=True):
+            accuracy, seconds = f"{row['accuracy']:.1f}", f"{row['seconds']:.1f}"
+            assert line.split() == [row["network"], accuracy, "%", seconds]
+        assert last == "2 networks in networks"
         about = json.loads((folder / "networks" / "pool.json").read_text())
         assert {name: about[name] for name in keys} == keys
         again = ddfast("pretrain", *words, cwd=folder)
-        assert again.out.splitlines() == ["2 networks in networks"]
+        assert again.out.splitlines() == [title, first, second, last]
 
 
 class TestReport:
@@ -163,7 +169,7 @@ class TestTellingAboutItself:
         outcome = ddfast(*words, cwd=folder)
         assert (outcome.code, outcome.err) == (0, "")
         listed = {line.split()[0] for line in outcome.out.splitlines() if line.startswith("  ") and line.split()}
-        assert {"distill", "pretrain", "evaluate", "report", "recipes", "info"} <= listed
+        assert {"distill", "sweep", "pretrain", "evaluate", "report", "recipes", "info"} <= listed
 
     def test_info(self, folder: Path) -> None:
         outcome = ddfast("info", cwd=folder)

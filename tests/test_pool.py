@@ -1,5 +1,6 @@
 """Pools of pre-trained networks: made, gone on with, added to, and refused where they do not fit."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -15,12 +16,14 @@ from engine import ALL, POOL, SMALL, contents, make_pool, run_here, save_npz, sg
 from torch import Tensor
 
 from ddfast import keyed
+from ddfast.augment import DRAWS, augment_batch, parse_strategy
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.pool import Pool
-from ddfast.distill.pretrain import PoolConfig, pretrain
+from ddfast.distill.pretrain import PoolConfig, pretrain, trained
 from ddfast.errors import UserError
-from ddfast.training import accuracy, build_network
+from ddfast.networks import build
+from ddfast.training import accuracy, build_network, train_epoch
 
 SETTINGS = PoolConfig(epochs=3, network="convnet", width=4, depth=2)
 CPU = torch.device("cpu")
@@ -64,16 +67,25 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand(dataset: Dataset, settings: PoolConfig, number: int) -> list[Tensor]:
-    """The weights of a network, from formulas: SGD with momentum 0.9 and weight decay, rate 0.01, batches of 256."""
+    """The weights of a network, from formulas: SGD with momentum 0.9 and weight decay, rate 0.01, batches of 256.
+
+    In bf16 the gradients come from a second network, which is given the weights anew before every step.
+    """
     network = build_network(settings, dataset, keyed.generator(settings.seed, number, "pool network", CPU))
     weights = list(network.parameters())
     held = [torch.zeros_like(weight) for weight in weights]
+    half = settings.precision == "bf16"
+    worker = copy.deepcopy(network).to(torch.bfloat16) if half else network
+    strategy = parse_strategy(settings.augmentation)
     images, labels = dataset.normalise(dataset.train.images), dataset.train.labels
     for epoch in range(settings.epochs):
         shuffle = keyed.generator(settings.seed, epoch, f"pool network {number} batches", CPU)
         for rows in torch.randperm(300, generator=shuffle).split(256):
-            loss = F.cross_entropy(network(images[rows]), labels[rows])
-            sgd_step(weights, held, torch.autograd.grad(loss, weights), 0.01, settings.weight_decay)
+            batch = augment_batch(images[rows], torch.rand(len(rows), DRAWS, generator=shuffle), strategy)
+            worker.load_state_dict(network.state_dict())
+            logits = worker(batch.to(worker.head.weight.dtype)).float()
+            gradients = torch.autograd.grad(F.cross_entropy(logits, labels[rows]), list(worker.parameters()))
+            sgd_step(weights, held, [it.float() for it in gradients], 0.01, settings.weight_decay)
     return [weight.detach() for weight in weights]
 
 
@@ -90,6 +102,44 @@ class TestPretraining:
         for got, expected in zip(network.parameters(), by_hand(dataset, settings, 0), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
+    def test_augments_where_that_is_asked_for(self, dataset: Dataset, tmp_path: Path) -> None:
+        settings = replace(SETTINGS, augmentation="crop_cutout")
+        train(tmp_path, dataset, 1, settings)
+        network = Pool.load(tmp_path, dataset).networks[0]
+        for got, expected in zip(network.parameters(), by_hand(dataset, settings, 0), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
+
+    def test_in_bf16_is_steps_of_float32_weights(self, dataset: Dataset, tmp_path: Path) -> None:
+        settings = replace(SETTINGS, precision="bf16")
+        train(tmp_path, dataset, 1, settings)
+        got, halves, wholes = (
+            torch.cat([weight.flatten() for weight in weights])
+            for weights in (
+                Pool.load(tmp_path, dataset).networks[0].parameters(),
+                by_hand(dataset, settings, 0),
+                by_hand(dataset, SETTINGS, 0),
+            )
+        )
+        assert got.dtype == torch.float32
+        assert 0 < (got - wholes).norm() < 0.02 * wholes.norm()
+        assert (got - halves).norm() < 0.05 * (got - wholes).norm()
+
+    @pytest.mark.parametrize("name", ["convnet", "resnet18"])
+    def test_in_bf16_has_the_gradients_of_a_network_in_bf16(self, name: str) -> None:
+        """Of every weight, through all operators of a network of the width that convolves at Winograd's points."""
+        keys = {"channels": 3, "num_classes": 8, "size": (16, 16), "width": 64, "device": "cpu"}
+        images, labels = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.arange(8)
+        network, worker = (build(name, **keys, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+        sgd = torch.optim.SGD(network.parameters(), lr=0.0)
+        batches = {"prepare": lambda x: x, "strategy": (), "generator": torch.Generator(), "tick": lambda: None}
+        train_epoch(network, sgd, images, labels, **batches, dtype=torch.bfloat16)
+        order = torch.randperm(8, generator=torch.Generator())
+        logits = worker.to(torch.bfloat16)(images[order].to(torch.bfloat16)).float()
+        F.cross_entropy(logits, labels[order]).backward()
+        for got, expected in zip(network.parameters(), worker.parameters(), strict=True):
+            assert got.grad.dtype == torch.float32
+            assert torch.equal(got.grad, expected.grad.float())
+
     def test_records_the_accuracy_of_what_it_wrote(self, dataset: Dataset, tmp_path: Path) -> None:
         done = train(tmp_path, dataset, 2)
         assert [number for number, _ in done] == [0, 1]
@@ -98,7 +148,28 @@ class TestPretraining:
                 about = file.metadata()
             assert float(about["accuracy"]) == said == accuracy(network, dataset)[0]
             assert about["epochs"] == "3"
+            assert about["precision"] == "float32"
             assert json.loads(about["config"]) == network.config
+
+    def test_lists_networks_without_their_weights(self, dataset: Dataset, tmp_path: Path) -> None:
+        done = train(tmp_path, dataset, 2, steps=12)  # the last step ends it before the second network is written
+        done += train(tmp_path, dataset, 2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ddfast.networks.draw_weights", None)
+            rows = trained(tmp_path)
+        assert [(row["network"], row["accuracy"]) for row in rows] == [
+            (f"network-{number:04d}", reached) for number, reached in done
+        ]
+        assert all(0 < row["seconds"] < 60 for row in rows)
+
+    def test_counts_the_seconds_before_an_interruption(self, dataset: Dataset, tmp_path: Path) -> None:
+        train(tmp_path, dataset, 1, steps=5)
+        path = tmp_path / "network-0000.partial"
+        with safetensors.safe_open(path, "pt") as file:
+            about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        safetensors.torch.save_file(tensors, path, {**about, "seconds": str(float(about["seconds"]) + 1000)})
+        train(tmp_path, dataset, 1)
+        assert 1000 < trained(tmp_path)[0]["seconds"] < 1060
 
     def test_networks_learn_and_differ(self, dataset: Dataset, tmp_path: Path) -> None:
         reached = [accuracy for _, accuracy in train(tmp_path, dataset, 2, replace(SETTINGS, epochs=15))]
@@ -131,6 +202,27 @@ class TestGoingOn:
         train(tmp_path, dataset, 2)
         assert contents(tmp_path) == contents(whole)
 
+    @pytest.mark.parametrize("keys", [{"precision": "bf16"}, {"augmentation": "color_crop_flip_rotate"}])
+    def test_in_any_precision_and_augmentation(self, dataset: Dataset, tmp_path: Path, keys: dict[str, str]) -> None:
+        settings = replace(SETTINGS, **keys)
+        train(tmp_path / "whole", dataset, 1, settings)
+        for steps in (2, 3, 5):
+            train(tmp_path / str(steps), dataset, 1, settings, steps)
+            train(tmp_path / str(steps), dataset, 1, settings)
+            assert contents(tmp_path / str(steps)) == contents(tmp_path / "whole")
+
+    def test_of_a_pool_that_does_not_say_what_is_newer(self, whole: Path, dataset: Dataset, tmp_path: Path) -> None:
+        for path in whole.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        settings = json.loads((tmp_path / "pool.json").read_text())
+        newer = {"precision": "float32", "augmentation": "none", "holdout": 0.0}
+        (tmp_path / "pool.json").write_text(json.dumps({key: settings[key] for key in settings.keys() - newer.keys()}))
+        assert {key: settings[key] for key in newer} == newer
+        assert train(tmp_path, dataset, 2) == []
+        assert len(Pool.load(tmp_path, dataset).networks) == 2
+        with pytest.raises(UserError, match='holds a pool of another precision: "float32", not "bf16"'):
+            train(tmp_path, dataset, 2, replace(SETTINGS, precision="bf16"))
+
     def test_repeats_no_epoch_that_was_done(self, dataset: Dataset, tmp_path: Path) -> None:
         train(tmp_path, dataset, 1, steps=5)
         steps = []
@@ -148,7 +240,17 @@ class TestGoingOn:
         assert contents(tmp_path) == contents(whole)
 
 
-OTHERS = {"epochs": 4, "network": "resnet18", "width": 5, "depth": 1, "norm": "none", "weight_decay": 1e-3, "seed": 1}
+OTHERS = {
+    "epochs": 4,
+    "network": "resnet18",
+    "width": 5,
+    "depth": 1,
+    "norm": "none",
+    "weight_decay": 1e-3,
+    "seed": 1,
+    "precision": "bf16",
+    "augmentation": "crop",
+}
 
 
 class TestRefusals:
@@ -166,6 +268,7 @@ class TestRefusals:
             ("classes", lambda dataset: replace(dataset, classes=("a", "b", "c"))),
             ("mean", lambda dataset: replace(dataset, mean=(0.5,))),
             ("std", lambda dataset: replace(dataset, std=(0.5,))),
+            ("holdout", lambda dataset: dataset.holdout(0.25)),
         ],
     )
     def test_other_data_by_name(
@@ -225,7 +328,17 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"holds no finished network yet; ddfast pretrain --out .* continues it"):
             Pool.load(tmp_path, dataset)
 
-    @pytest.mark.parametrize("keys", [{"network": "alexnet"}, {"norm": "batch"}, {"depth": 9}])
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"network": "alexnet"},
+            {"norm": "batch"},
+            {"depth": 9},
+            {"precision": "half"},
+            {"precision": "tf32"},
+            {"augmentation": "zoom"},
+        ],
+    )
     def test_what_cannot_be_built_leaves_nothing(self, dataset: Dataset, tmp_path: Path, keys: dict[str, Any]) -> None:
         with pytest.raises(UserError):
             train(tmp_path / "pool", dataset, 1, replace(SETTINGS, **keys))

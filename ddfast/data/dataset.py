@@ -96,7 +96,8 @@ class Split:
 class Dataset:
     """A training and a test split of the same classes, and the statistics that normalise their pixels.
 
-    classes: the name of every class. mean, std: one number a channel, of pixels in [0, 1].
+    classes: the name of every class. mean, std: one number a channel, of pixels in [0, 1]. held_out: the fraction of
+    the training images that is the test split, 0 if that is one of its own.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    held_out: float = 0.0
     # Device copies made once: building them where they are used would make the host wait in every iteration.
     _mean: Tensor = field(init=False, repr=False)
     _std: Tensor = field(init=False, repr=False)
@@ -175,7 +177,7 @@ class Dataset:
         if not 0 < fraction < 1:
             raise UserError(f"holdout must lie between 0 and 1, both excluded, not {fraction}")
         train, test = self.train.divide(fraction, seed, "holdout")
-        return replace(self, train=train, test=test)
+        return replace(self, train=train, test=test, held_out=fraction)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

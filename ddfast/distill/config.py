@@ -70,6 +70,7 @@ class Config:
     eval_every: int | None = _key(None, "evaluate every N iterations; 0 never [default: at the end only]", 0)
     log_every: int = _key(1, "a line of metrics.jsonl every N iterations", 1)
     checkpoint_every: int = _key(100, "a checkpoint every N iterations", 1)
+    tensorboard: bool = _key(False, "write metrics, accuracies and images for TensorBoard too, into RUN/tensorboard")
 
     def __post_init__(self) -> None:
         for key in dataclasses.fields(self):

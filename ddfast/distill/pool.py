@@ -40,7 +40,7 @@ class Pool:
         """The networks of a folder, for the images of `dataset` and on their device.
 
         Raises:
-            UserError: if `folder` holds no pool, or one of other classes, image sizes or normalisation.
+            UserError: if `folder` holds no pool, or one of other classes, image sizes, normalisation or holdout.
         """
         if not (folder / "pool.json").exists():
             raise UserError(
@@ -126,18 +126,24 @@ def _load(path: Path, dataset: Dataset, device: torch.device) -> Network:
     return network.requires_grad_(False)
 
 
+# What a pool was made with that does not say so.
+_UNSAID = {"holdout": 0.0, "precision": "float32", "augmentation": "none"}
+
+
 def data_settings(dataset: Dataset) -> dict[str, Any]:
-    return {"classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)}
+    statistics = {"mean": list(dataset.mean), "std": list(dataset.std)}
+    return {"classes": list(dataset.classes), **statistics, "holdout": dataset.held_out}
 
 
 def read_settings(path: Path) -> dict[str, Any]:
+    """What pool.json says, and what it leaves unsaid."""
     try:
         settings = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not the description of a pool: {error}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} is not the description of a pool: it holds {shortened(settings)}")
-    return settings
+    return _UNSAID | settings
 
 
 def shortened(value: Any) -> str:

@@ -16,16 +16,27 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses what the device does not have."""
+    """Refuses an unknown one, and what the device does not have."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be {' or '.join(PRECISIONS)}, got {precision!r}")
     if precision == "tf32" and device.type != "cuda":
         raise UserError(f"precision tf32 needs a CUDA device, got {device}: there is float32 or bf16")
 
 
 def convert(network: Network, precision: str, device: torch.device) -> Network:
-    """`network` itself, with weights of that precision; for a CUDA device, laid as its tensor cores read them."""
+    """`network` itself, laid for that precision and with its weights."""
+    lay(network, precision, device)
+    return network.to(torch.bfloat16) if precision == "bf16" else network
+
+
+def lay(network: Network, precision: str, device: torch.device) -> None:
+    """For a CUDA device: kernels and maps as its tensor cores read them, where they have a part in it."""
     if device.type == "cuda":
         network.lay(torch.contiguous_format if precision == "float32" else torch.channels_last)
-    return network.to(torch.bfloat16) if precision == "bf16" else network
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def to_network(images: Tensor, network: Network) -> Tensor:

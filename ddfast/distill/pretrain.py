@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from rich.console import Console
 from torch import Tensor
 
 from ddfast import keyed
+from ddfast.augment import parse_strategy
 from ddfast.data import Dataset
 from ddfast.distill.pool import data_settings, read_settings, shortened
+from ddfast.distill.precision import check_precision, convolutions, dtype_of, lay
 from ddfast.errors import UserError
 from ddfast.files import write_atomically
 from ddfast.networks import Network
@@ -28,7 +31,11 @@ LR = 0.01
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """How the networks of a pool are trained: SGD, learning rate 0.01 constant, batch 256, no augmentation."""
+    """How the networks of a pool are trained: SGD, learning rate 0.01 constant, batch 256.
+
+    augmentation: operations joined by "_", or "none" as published; one of them for a batch, with parameters for every
+    image. precision: of what a step computes; weights and momentum are float32 in all of them.
+    """
 
     epochs: int = 40
     network: str = "resnet18"
@@ -37,6 +44,8 @@ class PoolConfig:
     norm: str = "instance"
     weight_decay: float = 5e-4
     seed: int = 0
+    precision: str = "float32"
+    augmentation: str = "none"
 
 
 def pretrain(
@@ -48,8 +57,11 @@ def pretrain(
     of each network and its test accuracy in percent.
 
     Raises:
-        UserError: if the folder holds a pool of another configuration, or cannot be written.
+        UserError: if the configuration cannot be carried out, or the folder holds a pool of another one or cannot be
+            written.
     """
+    check_precision(config.precision, dataset.train.images.device)
+    parse_strategy(config.augmentation)
     build_network(config, dataset)  # what cannot be built must fail before the folder is claimed for it
     settings = {**dataclasses.asdict(config), **data_settings(dataset)}
     try:
@@ -63,11 +75,29 @@ def pretrain(
             done(number, _pretrain_one(path, dataset, number, config, tick))
 
 
+def trained(folder: Path) -> list[dict[str, Any]]:
+    """The finished networks of a pool: "network", "accuracy" in percent and "seconds" of training, None if unknown.
+
+    They are in the headers of the files; no weights are read. Raises `UserError` for a file that is no network.
+    """
+    rows = []
+    for path in sorted(folder.glob("network-*.safetensors")):
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                about = file.metadata()
+            seconds = float(about["seconds"]) if "seconds" in about else None
+            rows.append({"network": path.stem, "accuracy": float(about["accuracy"]), "seconds": seconds})
+        except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a network of ddfast: {error}") from error
+    return rows
+
+
 def pretrain_with_progress(
     path: Path, dataset: Dataset, count: int, settings: PoolConfig, console: Console, stop: Stop
 ) -> None:
     """`pretrain`, showing its progress; what is finished is not counted again."""
     per_network = settings.epochs * -(-len(dataset.train.labels) // BATCH)
+    tested = "held-out" if dataset.held_out else "test"
     with meter(console, "pre-train", count * per_network) as bar:
 
         def tick() -> None:
@@ -75,7 +105,7 @@ def pretrain_with_progress(
             stop.check()
 
         def done(number: int, reached: float) -> None:
-            console.print(f"network {number + 1} of {count}: {reached:.1f} % of the test images")
+            console.print(f"network {number + 1} of {count}: {reached:.1f} % of the {tested} images")
 
         pretrain(path, dataset, count, settings, tick, done)
 
@@ -83,33 +113,39 @@ def pretrain_with_progress(
 def _pretrain_one(path: Path, dataset: Dataset, number: int, config: PoolConfig, tick: Tick) -> float:
     device = dataset.train.images.device
     network = build_network(config, dataset, keyed.generator(config.seed, number, "pool network", device))
+    lay(network, config.precision, device)
     sgd = optimizer(network, LR, config.weight_decay)
     partial = path.with_suffix(".partial")
-    begun = _load_partial(partial, network, sgd) if partial.exists() else 0
+    begun, seconds = _load_partial(partial, network, sgd) if partial.exists() else (0, 0.0)
+    start = time.monotonic() - seconds
     for epoch in range(begun, config.epochs):
         shuffle = keyed.generator(config.seed, epoch, f"pool network {number} batches", torch.device("cpu"))
         split = dataset.train
-        train_epoch(
-            network,
-            sgd,
-            split.images,
-            split.labels,
-            prepare=dataset.normalise,
-            strategy=(),
-            generator=shuffle,
-            tick=tick,
-        )
-        write_atomically(partial, _partial(network, sgd, epoch + 1))
+        with convolutions(config.precision):
+            train_epoch(
+                network,
+                sgd,
+                split.images,
+                split.labels,
+                prepare=dataset.normalise,
+                strategy=parse_strategy(config.augmentation),
+                generator=shuffle,
+                tick=tick,
+                dtype=dtype_of(config.precision),
+            )
+        about = {"epoch": epoch + 1, "seconds": time.monotonic() - start}
+        write_atomically(partial, _partial(network, sgd, about))
     reached, _ = accuracy(network, dataset)
-    metadata = {"config": json.dumps(network.config), "accuracy": str(reached), "epochs": str(config.epochs)}
+    about = {"accuracy": reached, "epochs": config.epochs, "seconds": time.monotonic() - start}
+    metadata = {"config": json.dumps(network.config), "precision": config.precision, **_words(about)}
     write_atomically(path, _packed(network.state_dict(), metadata))
     partial.unlink(missing_ok=True)
     return reached
 
 
-def _partial(network: Network, sgd: torch.optim.SGD, epoch: int) -> bytes:
+def _partial(network: Network, sgd: torch.optim.SGD, about: dict[str, float]) -> bytes:
     momentum = {f"momentum.{name}": sgd.state[p]["momentum_buffer"] for name, p in network.named_parameters()}
-    return _packed({**network.state_dict(), **momentum}, {"epoch": str(epoch)})
+    return _packed({**network.state_dict(), **momentum}, _words(about))
 
 
 def _packed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -117,14 +153,18 @@ def _packed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
 
-def _load_partial(path: Path, network: Network, sgd: torch.optim.SGD) -> int:
-    """Puts an unfinished network back where it was; the epochs it has behind it."""
+def _words(numbers: dict[str, float]) -> dict[str, str]:
+    return {name: str(number) for name, number in numbers.items()}
+
+
+def _load_partial(path: Path, network: Network, sgd: torch.optim.SGD) -> tuple[int, float]:
+    """Puts an unfinished network back where it was; the epochs and seconds it has behind it."""
     try:
         with safetensors.safe_open(path, "pt", device=str(network.head.weight.device)) as file:
             network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
             for name, parameter in network.named_parameters():
                 sgd.state[parameter]["momentum_buffer"] = file.get_tensor(f"momentum.{name}")
-            return int(file.metadata()["epoch"])
+            return int(file.metadata()["epoch"]), float(file.metadata()["seconds"])
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not an unfinished network of ddfast: {error}") from error
 

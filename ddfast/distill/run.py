@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
 import ddfast
 from ddfast import keyed
+from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import TERMS, Distiller
@@ -19,7 +21,7 @@ from ddfast.distill.pretrain import pretrain_with_progress
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
 from ddfast.errors import RunFailed, UserError
 from ddfast.evaluate import evaluate_all, evaluate_distilled
-from ddfast.report import save_curve, save_grid
+from ddfast.report import Board, draw_grid, save_curve, save_grid
 from ddfast.report.progress import meter
 from ddfast.signals import Stop
 from ddfast.training import build_network
@@ -32,19 +34,31 @@ class Run:
         config: of a new run, or the one that `path` holds.
         path: the run folder.
         resume: whether `path` holds a run already.
+        dataset: the data that `config` names, if they are loaded already.
+        baselines: whether random images and the whole training set are evaluated too.
 
     Raises:
         UserError: before anything is written, if the configuration cannot be carried out.
     """
 
-    def __init__(self, config: Config, path: Path, resume: bool, console: Console) -> None:
+    def __init__(
+        self,
+        config: Config,
+        path: Path,
+        resume: bool,
+        console: Console,
+        *,
+        dataset: Dataset | None = None,
+        baselines: bool = True,
+    ) -> None:
         self.folder = RunFolder(path)
         self.folder.check(resume)
-        self.console = console
+        self.console, self.baselines = console, baselines
         self.device = find_device(config.device)
         self.config = config = config.replace(device=str(self.device))
         check_precision(config.precision, self.device)
-        self.dataset = load_data(config, self.device, console)
+        self.board = Board(path / "tensorboard", wanted=config.tensorboard)
+        self.dataset = dataset or load_data(config, self.device, console)
         fewest = min(self.dataset.train.counts)
         if config.init == "real" and config.ipc > fewest:
             raise UserError(
@@ -69,8 +83,11 @@ class Run:
             self.folder.save_config(self.config)
             self._make_pool()
             state = self._begin()
-            self._distill(state)
-            evaluation = self._evaluate(state)
+            try:
+                self._distill(state)
+                evaluation = self._evaluate(state)
+            finally:
+                self.board.close()
         self._draw(state, evaluation)
         return evaluation
 
@@ -99,6 +116,7 @@ class Run:
             self.console.print(f"using {state.threads} threads, as this run did before")
             torch.set_num_threads(state.threads)
         self.folder.cut(state.iteration)
+        self.board.begin(state.iteration)
         return state
 
     def _initial_images(self) -> Tensor:
@@ -118,6 +136,7 @@ class Run:
         dataset = self.dataset
         about = {"recipe": self.config.recipe or self.dataset.name, "version": ddfast.__version__}
         metadata = {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std, **about}
+        self.board.flush()
         self.folder.save_state(state, self.labels, metadata)
         self._saved = state.iteration
 
@@ -149,6 +168,7 @@ class Run:
             values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
             raise RunFailed(f"the loss of iteration {state.iteration} is not finite ({values}); {self._kept()}")
         self.folder.log({"iteration": state.iteration, **terms})
+        self.board.scalars("metrics", state.iteration, terms)
         return "  ".join(f"{TERMS.get(name, name)} {value:.4g}" for name, value in terms.items())
 
     def _point_is_due(self, state: State) -> bool:
@@ -160,9 +180,18 @@ class Run:
     def _point(self, state: State) -> None:
         """A point of the accuracy curve."""
         protocol = protocol_of(self.config)
-        self._record(
-            state, evaluate_distilled(state.images, self.labels, self.dataset, protocol, self.console, self.stop)
-        )
+        result = evaluate_distilled(state.images, self.labels, self.dataset, protocol, self.console, self.stop)
+        self._show(state, result)
+        self._record(state, result)
+
+    def _show(self, state: State, result: dict[str, Any]) -> None:
+        """An evaluation and the images it is of, on the board."""
+        if self.config.tensorboard:
+            self.board.scalars("accuracy", state.iteration, {key: result[key] for key in ("mean", "std")})
+            images = self.dataset.denormalise(state.images)
+            picture = draw_grid(images, self.dataset.classes, self.config.ipc)
+            self.board.picture("images", state.iteration, np.asarray(picture))
+            self.board.flush()
 
     def _record(self, state: State, result: dict[str, Any]) -> None:
         point = {key: result[key] for key in ("mean", "std", "runs")}
@@ -176,9 +205,13 @@ class Run:
         evaluation = self.folder.evaluation()
         if evaluation and evaluation["distilled"]["iteration"] == state.iteration:
             return evaluation
-        protocol, whole = protocol_of(config), config.whole_epochs
-        evaluation = evaluate_all(state.images, self.labels, self.dataset, protocol, whole, self.console, self.stop)
+        shown = state.images, self.labels, self.dataset, protocol_of(config)
+        if self.baselines:
+            evaluation = evaluate_all(*shown, config.whole_epochs, self.console, self.stop)
+        else:
+            evaluation = {"distilled": evaluate_distilled(*shown, self.console, self.stop)}
         evaluation["distilled"]["iteration"] = state.iteration
+        self._show(state, evaluation["distilled"])
         if config.eval_every:
             self._record(state, evaluation["distilled"])
             evaluation["best"] = max(self.folder.lines("curve.jsonl"), key=lambda point: point["mean"])

@@ -26,6 +26,12 @@ def evaluate_distilled(
     )
 
 
+def evaluate_baseline(per_class: int, dataset: Dataset, protocol: Protocol, console: Console, stop: Stop) -> Result:
+    """`per_class` random real images of every class, with progress."""
+    total = steps(protocol, per_class * dataset.num_classes, protocol.epochs)
+    return _timed("random", total, console, stop, lambda tick: evaluate_random(per_class, dataset, protocol, tick))
+
+
 def evaluate_all(
     images: Tensor,
     labels: Tensor,
@@ -39,10 +45,7 @@ def evaluate_all(
     table = {}
     per_class = len(images) // dataset.num_classes
     if per_class <= min(dataset.train.counts):
-        total = steps(protocol, len(images), protocol.epochs)
-        table["random"] = _timed(
-            "random", total, console, stop, lambda tick: evaluate_random(per_class, dataset, protocol, tick)
-        )
+        table["random"] = evaluate_baseline(per_class, dataset, protocol, console, stop)
     table["distilled"] = evaluate_distilled(images, labels, dataset, protocol, console, stop)
     if whole_epochs:
         total = steps(protocol, len(dataset.train.labels), whole_epochs)

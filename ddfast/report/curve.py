@@ -1,6 +1,5 @@
 """The course of a run as one picture: accuracy on the left, loss terms on the right."""
 
-import io
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,17 +8,24 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ddfast.errors import UserError
-from ddfast.files import write_atomically
+from ddfast.report.style import (
+    BLUE,
+    FAINT_INK,
+    GREEN,
+    GRID_INK,
+    INK,
+    VERMILION,
+    label_axes,
+    new_figure,
+    put_legend,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers.
-_BLUE, _VERMILION, _GREEN = "#0072B2", "#D55E00", "#009E73"
-_INK, _FAINT_INK, _GRID_INK = "#202020", "#606060", "#E6E6E6"
-_TERM_COLOURS = (_INK, _BLUE, _VERMILION, _GREEN, "#CC79A7", "#E69F00", "#56B4E9")
-_BASELINES = {"random": ("random real images", _VERMILION), "whole": ("whole training set", _GREEN)}
+_TERM_COLOURS = (INK, BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+_BASELINES = {"random": ("random real images", VERMILION), "whole": ("whole training set", GREEN)}
 _NOT_TERMS = ("iteration", "seconds")
 _MOST_POINTS = 200  # more are noise to the eye, and get a running median
 
@@ -34,27 +40,19 @@ def save_curve(
     holds; its "random" and "whole" are dashed lines, its "distilled" is a point at the last iteration where the curve
     is empty. Each of the three may be empty. The file is replaced in one step. Raises `UserError` without Matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(f"{path.name} is drawn by Matplotlib, which is missing: pip install 'ddfast[plot]'") from error
-    figure = Figure(figsize=(12, 5), dpi=120)
-    figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
-    figure.suptitle(title, color=_INK, fontsize=14, parse_math=False)
+    figure = new_figure(path, (12, 5), title)
     accuracy, losses = figure.subplots(1, 2, sharex=True)
     last = max((entry["iteration"] for entry in metrics), default=0)
     _draw_accuracy(accuracy, curve, evaluation, last)
     _draw_losses(losses, metrics)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def _draw_accuracy(axes: "Axes", curve: list[dict[str, Any]], evaluation: dict[str, Any], last: int) -> None:
-    distilled: dict[str, Any] = {"color": _BLUE, "marker": "o", "markersize": 5, "label": "distilled images"}
+    distilled: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 5, "label": "distilled images"}
     if curve:
         at, mean, std = (np.array([entry[key] for entry in curve]) for key in ("iteration", "mean", "std"))
-        axes.fill_between(at, mean - std, mean + std, color=_BLUE, alpha=0.2, linewidth=0)
+        axes.fill_between(at, mean - std, mean + std, color=BLUE, alpha=0.2, linewidth=0)
         axes.plot(at, mean, linewidth=2, **distilled)
     elif "distilled" in evaluation:
         final = evaluation["distilled"]
@@ -100,16 +98,11 @@ def _finish(axes: "Axes", quantity: str, nothing: str) -> None:
     """Axes, grid and legend of a drawn panel, or one sentence in an empty one."""
     if not axes.has_data():
         axes.set_axis_off()
-        axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center", va="center", color=_FAINT_INK, fontsize=12)
+        axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center", va="center", color=FAINT_INK, fontsize=12)
         return
-    axes.set_xlabel("iteration", color=_INK, fontsize=11)
-    axes.set_ylabel(quantity, color=_INK, fontsize=11)
-    axes.tick_params(colors=_FAINT_INK, labelsize=10)
-    axes.grid(axis="y", color=_GRID_INK, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT_INK)
+    label_axes(axes, "iteration", quantity)
+    axes.grid(axis="y", color=GRID_INK, linewidth=0.8)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.locator_params(axis="x", integer=True, nbins=6)
     axes.margins(y=0.08)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=10, labelcolor=_INK)
+    put_legend(axes)

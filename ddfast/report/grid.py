@@ -13,6 +13,7 @@ from ddfast.errors import UserError
 from ddfast.files import write_atomically
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 MOST_CLASSES = 50
@@ -27,16 +28,24 @@ _FAINT_INK = (112, 112, 112)
 
 
 def save_grid(images: Tensor, classes: Sequence[str], per_class: int, path: Path) -> None:
-    """Writes a PNG with a row for every class: its name, then its images, enlarged by a whole factor.
-
-    images: (K * per_class, C, H, W) in [0, 1], sorted by class, of one or three channels, on any device. At most the
-    first 20 images of the first 50 classes are shown, and a caption says so. The file is replaced in one step. Raises
-    `UserError` without Pillow.
-    """
+    """Writes what `draw_grid` draws as a PNG, replaced in one step. Raises `UserError` without Pillow."""
     try:
-        from PIL import Image, ImageDraw, ImageFont
+        page = draw_grid(images, classes, per_class)
     except ImportError as error:
         raise UserError(f"{path.name} is drawn by Pillow, which is missing: pip install 'ddfast[plot]'") from error
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def draw_grid(images: Tensor, classes: Sequence[str], per_class: int) -> "Image":
+    """A picture with a row for every class: its name, then its images, enlarged by a whole factor.
+
+    images: (K * per_class, C, H, W) in [0, 1], sorted by class, of one or three channels, on any device. At most the
+    first 20 images of the first 50 classes are shown, and a caption says so. Raises ImportError without Pillow.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
     by_class = images.detach().unflatten(0, (len(classes), per_class))[:MOST_CLASSES, :MOST_IMAGES]
     factor = max(1, round(_CELL / max(images.shape[2:])))
     mosaic = Image.fromarray(_mosaic(by_class, factor).numpy())
@@ -56,10 +65,7 @@ def save_grid(images: Tensor, classes: Sequence[str], per_class: int, path: Path
         middle = _MARGIN + row * row_height + (row_height - _GAP) // 2
         draw.text((left - _MARGIN, middle), name, fill=_INK, font=name_font, anchor="rm")
     draw.text((left, height - _MARGIN), caption, fill=_FAINT_INK, font=caption_font, anchor="ls")
-
-    buffer = io.BytesIO()
-    page.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    return page
 
 
 def _mosaic(images: Tensor, factor: int) -> Tensor:

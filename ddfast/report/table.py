@@ -39,5 +39,16 @@ def class_table(evaluation: dict[str, Any], classes: Sequence[str]) -> Table:
     return table
 
 
+def pool_table(networks: Sequence[dict[str, Any]]) -> Table:
+    """A row for each network of a pool, as `pretrain.trained` finds them: accuracy, and seconds of training."""
+    table = Table("network", box=None, header_style="bold", pad_edge=False)
+    for column in ("accuracy", "seconds"):
+        table.add_column(column, justify="right")
+    for entry in networks:
+        seconds = "–" if entry["seconds"] is None else f"{entry['seconds']:,.1f}"
+        table.add_row(entry["network"], f"{entry['accuracy']:.1f} %", seconds)
+    return table
+
+
 def _accuracy(entry: dict[str, Any]) -> str:
     return f"{entry['mean']:.1f} ± {entry['std']:.1f} %"
