@@ -25,7 +25,8 @@ def test_the_protocol_has_the_keys_of_the_run() -> None:
 def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:
     own = {name: OTHER[f"pool_{name}"] for name in ("epochs", "network", "width", "depth")}
     shared = {name: OTHER[name] for name in ("norm", "seed")}
-    assert asdict(pool_config(Config(**OTHER))) == {**own, **shared, "weight_decay": 5e-4}
+    published = {"weight_decay": 5e-4, "precision": "float32", "augmentation": "none"}
+    assert asdict(pool_config(Config(**OTHER))) == {**own, **shared, **published}
 
 
 def test_data_is_held_out_and_normalised_as_asked(tmp_path: Path) -> None:
