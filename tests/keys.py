@@ -27,6 +27,8 @@ OTHER: dict[str, Any] = {
     "width": 3,
     "depth": 4,
     "norm": "group",
+    "activation": "sigmoid",
+    "pooling": "max",
     "mean_weight": -0.0625,
     "covariance_weight": 1e22,
     "local": "rows",

@@ -27,7 +27,9 @@ PUBLISHED = {
     "network": "convnet",
     "width": None,
     "depth": None,
-    "norm": "instance",
+    "norm": None,
+    "activation": None,
+    "pooling": None,
     "mean_weight": 1.0,
     "covariance_weight": 0.01,
     "local": "channels",
@@ -113,7 +115,7 @@ class TestRefusals:
             bool: [1, 0.0, "true"],
             int: ["1", 1.0, True, [1]],
             float: ["1", True, [1.0]],
-            str: [1, None, ["a"]],
+            str: [1, ["a"]],
             tuple: [1.0, "1", "abc"],
         }
         what = "true or false|an integer|a number|a string|a list of numbers"

@@ -34,9 +34,11 @@ class PoolConfig:
     network: str = "resnet18"
     width: int | None = None
     depth: int | None = None
-    norm: str = "instance"
+    norm: str | None = None
     weight_decay: float = 5e-4
     seed: int = 0
+    activation: str | None = None
+    pooling: str | None = None
 
 
 def pretrain(
@@ -50,8 +52,8 @@ def pretrain(
     Raises:
         UserError: if the folder holds a pool of another configuration, or cannot be written.
     """
-    build_network(config, dataset)  # what cannot be built must fail before the folder is claimed for it
-    settings = {**dataclasses.asdict(config), **data_settings(dataset)}
+    network = build_network(config, dataset)  # what cannot be built must fail before the folder is claimed for it
+    settings = {**dataclasses.asdict(config), "norm": network.config["norm"], **data_settings(dataset)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder / "pool.json", settings)

@@ -1,5 +1,7 @@
 """From the keys of a run to the things they name."""
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 
@@ -31,8 +33,7 @@ def load_data(config: Config, device: torch.device) -> Dataset:
 
 def protocol_of(config: Config) -> Protocol:
     """How the run's images are evaluated."""
-    keys = ("network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed")
-    return Protocol(**{key: getattr(config, key) for key in keys})
+    return Protocol(**{key.name: getattr(config, key.name) for key in fields(Protocol)})
 
 
 def pool_config(config: Config) -> PoolConfig:

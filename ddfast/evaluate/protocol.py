@@ -30,7 +30,9 @@ class Protocol:
     network: str = "convnet"
     width: int | None = None
     depth: int | None = None
-    norm: str = "instance"
+    norm: str | None = None
+    activation: str | None = None
+    pooling: str | None = None
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
     epochs: int = 1000
     repeats: int = 5
