@@ -14,15 +14,14 @@ from ddfast.distill.config import Config, from_recipe, recipes
 from ddfast.distill.folder import RunFolder
 from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress
 from ddfast.distill.run import Run
-from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
+from ddfast.distill.setup import find_device
+from ddfast.distill.subject import find_subject
 from ddfast.errors import RunFailed, UserError
-from ddfast.evaluate import evaluate_all
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
-from ddfast.options import given_keys, with_config_options
-from ddfast.report import class_table, evaluation_table
+from ddfast.options import given_keys, with_config_options, with_evaluation_options
+from ddfast.report import class_table, evaluation_table, networks_table
 from ddfast.signals import Interrupted, Stop
-from ddfast.training import build_network
 
 app = typer.Typer(
     help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -89,12 +88,14 @@ def distill(
     if resume:
         folder = RunFolder(path)
         folder.check(resume)
-        asked = {**(dataclasses.asdict(base) if named else {}), **given}
+        by_recipe = {key: value for key, value in dataclasses.asdict(base).items() if named and value is not None}
+        asked = {**by_recipe, **given}
         config = _resumed(folder.load_config(), asked)
     else:
         config = base.replace(**given)
     run = Run(config, path, resume, console)
-    _print_evaluation(path, run(), run.dataset.classes)
+    _print_evaluation(run(), run.dataset.classes)
+    _print_pictures(path)
 
 
 def _run_name(base: Config, given: dict[str, Any]) -> str:
@@ -112,11 +113,14 @@ def _resumed(stored: Config, asked: dict[str, Any]) -> Config:
     return stored.replace(iterations=asked.get("iterations", stored.iterations))
 
 
-def _print_evaluation(path: Path, evaluation: dict[str, Any], classes: tuple[str, ...]) -> None:
+def _print_evaluation(evaluation: dict[str, Any], classes: tuple[str, ...]) -> None:
     if evaluation:
         console.print(evaluation_table(evaluation))
         if len(classes) <= 20:
             console.print(class_table(evaluation, classes))
+
+
+def _print_pictures(path: Path) -> None:
     found = [str(path / name) for name in ("images.png", "curve.png") if (path / name).exists()]
     console.print(Text(f"pictures: {', '.join(found) or 'none'}"), soft_wrap=True)
 
@@ -127,10 +131,12 @@ def pretrain(
     count: Annotated[int, typer.Option(help="networks in the pool", min=1)],
     out: Annotated[Path, typer.Option(help="the folder of the pool; one that is there already is completed")],
     epochs: Annotated[int, typer.Option(help="epochs for each network", min=1)] = 40,
-    network: Annotated[str, typer.Option(help="resnet18 or convnet")] = "resnet18",
+    network: Annotated[str, typer.Option(help="resnet18, vgg11, alexnet or convnet")] = "resnet18",
     width: Annotated[int | None, typer.Option(help="channels of the network [default: its own]", min=1)] = None,
     depth: Annotated[int | None, typer.Option(help="blocks of the ConvNet [default: 3]", min=1)] = None,
-    norm: Annotated[str, typer.Option(help="instance, group, layer or none")] = "instance",
+    norm: Annotated[str | None, typer.Option(help="instance, group, layer or none [default: its own]")] = None,
+    activation: Annotated[str | None, typer.Option(help="of the ConvNet: relu, leakyrelu or sigmoid")] = None,
+    pooling: Annotated[str | None, typer.Option(help="of the ConvNet: avg, max or none")] = None,
     weight_decay: Annotated[float, typer.Option(help="5e-4 in IID, 1e-3 in CMI", min=0)] = 5e-4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
@@ -139,44 +145,37 @@ def pretrain(
     from ddfast.data import load
 
     dataset = load(data, device=find_device(device))
-    settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed)
+    settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed, activation, pooling)
     with Stop() as stop:
         pretrain_with_progress(out, dataset, count, settings, console, stop)
     console.print(Text(f"{count} networks in {out}"))
 
 
 @app.command()
+@with_evaluation_options
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="a run folder, or images that --data tests", show_default=False)],
     networks: Annotated[str, typer.Option(help="names joined by commas [default: the run's]", show_default=False)] = "",
-    repeats: Annotated[int | None, typer.Option(help="networks for each row [default: the run's]", min=1)] = None,
-    epochs: Annotated[int | None, typer.Option(help="epochs of each network [default: the run's]", min=1)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="folder of the results [default: beside PATH]")] = None,
+    **options: Any,
 ) -> None:
-    """Evaluate a run's images again, perhaps with other networks (evaluation-NETWORK.json beside evaluation.json)."""
-    folder = RunFolder(run)
-    folder.check(resume=True)
-    state = folder.load_state(find_device(device))
-    if state is None:
-        raise UserError(f"{run} holds no checkpoint yet; ddfast distill --resume continues it")
-    held = folder.load_config()
-    held = held.replace(epochs=epochs or held.epochs, repeats=repeats or held.repeats)
-    dataset = load_data(held, state.images.device)
-    labels = labels_of(held, dataset)
-    names = [name.strip() for name in networks.split(",") if name.strip()] or [""]
-    configs = [
-        held if name in ("", held.network) else held.replace(network=name, width=None, depth=None) for name in names
-    ]
-    for config in configs:
-        build_network(config, dataset)  # an unknown name must fail before an hour with a known one
+    """Evaluate the images of a run again, perhaps with other networks, or images that ddfast did not make.
+
+    Those are an .npz, .safetensors or .pt file with images and labels, or a folder of CLASS/*.png. A run's keys are the
+    defaults of its options, those of its network only for that network.
+    """
+    subject = find_subject(path, given_keys(options), out)
+    names = list(dict.fromkeys(name.strip() for name in networks.split(",") if name.strip())) or [""]
+    configs = [subject.config_of(name) for name in names]  # an unknown name must fail before an hour with a known one
+    found = {}
     for name, config in zip(names, configs, strict=True):
-        protocol = protocol_of(config)
         with Stop() as stop:
-            evaluation = evaluate_all(state.images, labels, dataset, protocol, config.whole_epochs, console, stop)
-        evaluation["distilled"]["iteration"] = state.iteration
-        folder.write_json(f"evaluation-{name}.json" if name else "evaluation.json", evaluation)
+            found[config.network] = subject.evaluate(config, console, stop)
         console.print(Text(f"network: {config.network}"))
-        _print_evaluation(run, evaluation, dataset.classes)
+        _print_evaluation(found[config.network], subject.dataset.classes)
+        subject.save(name, found[config.network])
+    if len(found) > 1:
+        console.print(networks_table(found))
 
 
 @app.command()
@@ -190,7 +189,8 @@ def report(
     evaluation = folder.evaluation()
     if not evaluation:
         raise UserError(f"{run} holds no evaluation; ddfast evaluate makes one")
-    _print_evaluation(run, evaluation, folder.load_classes())
+    _print_evaluation(evaluation, folder.load_classes())
+    _print_pictures(run)
     if check and "random" not in evaluation:
         raise UserError(f"{run} holds no evaluation of random images to compare with")
     if check and not evaluation["distilled"]["mean"] > evaluation["random"]["mean"]:

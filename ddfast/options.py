@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +13,20 @@ from ddfast.errors import UserError
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """`command` with an option for every key of Config in the place of its **options; None stands for not given."""
+    return _with_options(command, [key.name for key in dataclasses.fields(Config)])
+
+
+def with_evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for the keys of an evaluation, of all its networks."""
+    network = ("width", "depth", "norm", "activation", "pooling")
+    training = ("augmentation", "epochs", "repeats", "whole_epochs", "seed", "device")
+    return _with_options(command, ("data", "mean", "std", "holdout", *network, *training))
+
+
+def _with_options(command: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
     signature = inspect.signature(command)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
-    keys = [_option(key) for key in dataclasses.fields(Config)]
+    keys = [_option(key) for key in dataclasses.fields(Config) if key.name in names]
     command.__signature__ = signature.replace(parameters=[*own, *keys])  # type: ignore[attr-defined]
     return command
 

@@ -98,10 +98,27 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "report of nothing": (["report", "nowhere"], "nowhere holds no run"),
     "report of a file": (["report", "file"], "file is not a folder"),
     "report without a run": (["report"], "Missing argument"),
-    "evaluation of nothing": (["evaluate", "nowhere"], "nowhere holds no run"),
+    "evaluation of nothing": (["evaluate", "nowhere"], "nowhere holds no run and is no file of images"),
+    "evaluation of no images": (["evaluate", "empty"], "empty holds no run, and for images --data must name the data"),
+    "evaluation of bad images": (
+        ["evaluate", "no labels/train.npz", "--data", "./data"],
+        "no labels/train.npz: no labels, it holds images",
+    ),
+    "evaluation of a run on data": (
+        ["evaluate", "run", "--data", "./data"],
+        "data must not be given with a run: run has its own",
+    ),
+    "evaluation of a run elsewhere": (
+        ["evaluate", "run", "--out", "new"],
+        "out must not be given with a run: run has its own",
+    ),
+    "evaluation by a deep network": (
+        ["evaluate", "run", "--networks", "convnet,vgg11", "--depth", "2"],
+        "depth must be None for vgg11, got 2",
+    ),
     "evaluation by an unknown network": (["evaluate", "run", "--networks", "vgg99"], "there is no network 'vgg99'"),
-    "no networks": (["evaluate", "run", "--repeats", "0"], "--repeats"),
-    "no epochs": (["evaluate", "run", "--epochs", "0"], "--epochs"),
+    "no networks": (["evaluate", "run", "--repeats", "0"], "repeats must be at least 1, got 0"),
+    "no epochs": (["evaluate", "run", "--epochs", "0"], "epochs must be at least 1, got 0"),
     "unknown recipe": (["recipes", "nothing"], "there is no recipe 'nothing'"),
     "pretrain without data": (["pretrain", "--count", "1", "--out", "new"], "--data"),
     "pretrain on nothing": (

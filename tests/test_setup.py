@@ -17,14 +17,15 @@ CPU = torch.device("cpu")
 
 def test_the_protocol_has_the_keys_of_the_run() -> None:
     got = asdict(protocol_of(Config(**OTHER)))
-    names = {"network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed"}
-    assert got == {name: OTHER[name] for name in names}
+    network = {"network", "width", "depth", "norm", "activation", "pooling"}
+    assert got == {name: OTHER[name] for name in (*network, "augmentation", "epochs", "repeats", "seed")}
 
 
 def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:
     own = {name: OTHER[f"pool_{name}"] for name in ("epochs", "network", "width", "depth")}
     shared = {name: OTHER[name] for name in ("norm", "seed")}
-    assert asdict(pool_config(Config(**OTHER))) == {**own, **shared, "weight_decay": 5e-4}
+    left = {"weight_decay": 5e-4, "activation": None, "pooling": None}
+    assert asdict(pool_config(Config(**OTHER))) == {**own, **shared, **left}
 
 
 def test_data_is_held_out_and_normalised_as_asked(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -37,11 +38,11 @@ def evaluate_all(
 ) -> dict[str, Result]:
     """Every row that applies: no random one if a class has too few images, no whole one for 0 epochs."""
     table = {}
-    per_class = len(images) // dataset.num_classes
-    if per_class <= min(dataset.train.counts):
+    counts = torch.bincount(labels, minlength=dataset.num_classes).tolist()
+    if max(counts) <= min(dataset.train.counts):
         total = steps(protocol, len(images), protocol.epochs)
         table["random"] = _timed(
-            "random", total, console, stop, lambda tick: evaluate_random(per_class, dataset, protocol, tick)
+            "random", total, console, stop, lambda tick: evaluate_random(counts, dataset, protocol, tick)
         )
     table["distilled"] = evaluate_distilled(images, labels, dataset, protocol, console, stop)
     if whole_epochs:

@@ -2,6 +2,6 @@
 
 from ddfast.report.curve import save_curve
 from ddfast.report.grid import save_grid
-from ddfast.report.table import class_table, evaluation_table
+from ddfast.report.table import class_table, evaluation_table, networks_table
 
-__all__ = ["class_table", "evaluation_table", "save_curve", "save_grid"]
+__all__ = ["class_table", "evaluation_table", "networks_table", "save_curve", "save_grid"]
