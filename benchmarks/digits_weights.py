@@ -17,13 +17,13 @@ import torch
 from rich.console import Console
 
 from benchmarks.environment import environment
-from ddfast.distill.config import from_recipe
 from ddfast.distill.folder import RunFolder
 from ddfast.distill.pretrain import pretrain
 from ddfast.distill.run import Run
 from ddfast.distill.setup import labels_of, load_data, pool_config, protocol_of
 from ddfast.evaluate.protocol import evaluate_images
 from ddfast.files import write_atomically
+from ddfast.recipes import from_recipe
 
 HOLDOUT = 0.25
 NAMES = ("covariance_weight", "centralization_weight", "cmi_weight")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ddfast.distill.config import Config, from_recipe, recipes
+from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder
 from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress
 from ddfast.distill.run import Run
@@ -20,6 +20,7 @@ from ddfast.errors import RunFailed, UserError
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
 from ddfast.options import given_keys, with_config_options, with_evaluation_options
+from ddfast.recipes import from_recipe, printed, recipes
 from ddfast.report import class_table, evaluation_table, networks_table
 from ddfast.signals import Interrupted, Stop
 
@@ -100,7 +101,8 @@ def distill(
 
 def _run_name(base: Config, given: dict[str, Any]) -> str:
     name = base.recipe or Path(given.get("data", base.data)).name or "run"
-    return f"{name.replace('/', '-')}-ipc{given.get('ipc', base.ipc)}"
+    ipc = f"-ipc{given.get('ipc', base.ipc)}"
+    return name.replace("/", "-").removesuffix(ipc) + ipc
 
 
 def _resumed(stored: Config, asked: dict[str, Any]) -> Config:
@@ -199,12 +201,14 @@ def report(
 
 @app.command("recipes")
 def list_recipes(name: Annotated[str, typer.Argument(help="print this one whole")] = "") -> None:
-    """List the recipes, or print all keys of one."""
+    """List the recipes, or print all keys of one and where they come from."""
     if name:
-        console.print(Text(from_recipe(name).dumps().rstrip()), soft_wrap=True)
+        console.print(Text(printed(name).rstrip()), soft_wrap=True)
         return
-    for known, keys in recipes().items():
-        console.print(Text(f"{known}: {keys.get('description', '')}"), soft_wrap=True)
+    known = recipes()
+    widest = max(map(len, known))
+    for each, keys in known.items():
+        console.print(Text(f"{each:<{widest}}  {keys['description']}"), soft_wrap=True)
 
 
 @app.command()

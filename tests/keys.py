@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "pool_network": "convnet",
     "pool_width": 5,
     "pool_depth": 6,
+    "pool_weight_decay": 1e-3,
     "precision": "bf16",
     "graph": False,
     "memory_budget": "1.5GiB",

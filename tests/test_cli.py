@@ -49,7 +49,7 @@ DISTILL: dict[str, tuple[list[str], str]] = {
     "not a rate": (["--image-lr", "nan"], "image_lr must be finite, got nan"),
     "a negative rate": (["--image-lr", "-1"], "image_lr must be at least 0, got -1.0"),
     "no value": (["--ipc"], "--ipc"),
-    "unknown recipe": (["--recipe", "digit"], "there is no recipe 'digit', only "),
+    "unknown recipe": (["--recipe", "digit"], "there is no recipe 'digit', only those that ddfast recipes lists; did"),
     "unknown network": (["--network", "convnets"], "there is no network 'convnets', only convnet, "),
     "unknown norm": (["--norm", "batch"], "norm must not be 'batch'"),
     "too deep": (["--depth", "9"], "depth must leave at least one pixel of 8x8 images, got 9"),

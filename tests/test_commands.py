@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from engine import ALL, NO_PICTURES, POOL, SMALL, Outcome, contents, ddfast, options, save_npz, toy
 
-from ddfast.distill.config import Config, from_recipe, recipes
+from ddfast.distill.config import Config
+from ddfast.recipes import from_recipe, recipes
 
 QUICK = options({**SMALL, "ipc": 2, "batch_real": 8, "iterations": 2})
 
@@ -174,8 +175,25 @@ class TestTellingAboutItself:
 
     def test_recipes(self, folder: Path) -> None:
         lines = ddfast("recipes", cwd=folder).out.splitlines()
-        assert lines == [f"{name}: {keys['description']}" for name, keys in recipes().items()]
+        assert [tuple(line.split(maxsplit=1)) for line in lines] == [
+            (name, keys["description"]) for name, keys in recipes().items()
+        ]
 
-    def test_a_recipe_is_printed_as_it_can_be_written(self, folder: Path) -> None:
-        (folder / "printed.toml").write_text(ddfast("recipes", "digits", cwd=folder).out)
-        assert Config.load(folder / "printed.toml") == from_recipe("digits")
+    @pytest.mark.parametrize("name", ["digits", "all-dm/tinyimagenet-ipc50"])
+    def test_a_recipe_is_printed_as_it_can_be_written(self, folder: Path, name: str) -> None:
+        outcome = ddfast("recipes", name, cwd=folder)
+        (folder / "printed.toml").write_text(outcome.out)
+        assert Config.load(folder / "printed.toml") == from_recipe(name)
+        said = " ".join(line.removeprefix("# ") for line in outcome.out.splitlines() if line.startswith("# "))
+        assert said == " ".join(recipes()[name].get(text, "") for text in ("description", "source")).strip()
+
+    def test_a_run_of_a_recipe_has_its_name(self, folder: Path) -> None:
+        words = ["--recipe", "dm/cifar10-ipc1", "--data", "./data", "--mean", "0.5", "--std", "0.5"]
+        quick = options({**SMALL, "batch_real": 8, "iterations": 1, "eval_every": 0})
+        for ipc in ([], ["--ipc", "2"]):
+            assert ddfast("distill", *words, *quick, *ipc, cwd=folder, setup=NO_PICTURES).code == 0
+        runs = {path.name for path in (folder / "runs").iterdir()}
+        assert {"dm-cifar10-ipc1", "dm-cifar10-ipc1-ipc2"} <= runs
+        again = ["distill", "--recipe", "dm/cifar10-ipc1", "--resume"]
+        data = ["--data", "./data", "--mean", "0.5", "--std", "0.5", *quick]
+        assert ddfast(*again, *data, cwd=folder, setup=NO_PICTURES).code == 0

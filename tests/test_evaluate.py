@@ -306,10 +306,10 @@ class TestCommand:
         for name in ("alexnet", "vgg11", "resnet18"):
             other = own.config_of(name)
             assert (other.network, other.width, other.depth, other.norm) == (name, None, None, None)
-        asked = find_subject(run, {"width": 4, "norm": "group", "seed": 3}, None)
+        asked = find_subject(run, {"width": 16, "norm": "group", "seed": 3}, None)
         for name in ("convnet", "alexnet"):
             other = asked.config_of(name)
-            assert (other.network, other.width, other.norm, other.seed) == (name, 4, "group", 3)
+            assert (other.network, other.width, other.norm, other.seed) == (name, 16, "group", 3)
 
     def test_repeats_the_run_s_own_evaluation(self, run: Path) -> None:
         before = contents(run)

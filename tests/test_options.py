@@ -11,7 +11,8 @@ from engine import options
 from keys import KEYS, NEEDS, OTHER
 
 from ddfast.cli import main
-from ddfast.distill.config import Config, from_recipe, key_type
+from ddfast.distill.config import Config, key_type
+from ddfast.recipes import from_recipe
 
 
 class Reached(Exception):

@@ -104,16 +104,14 @@ class TestWheel:
 
     def test_works_where_it_is_installed(self, python: Path, tmp_path: Path) -> None:
         """PyTorch and the others come from this environment; ddfast must not."""
-        code = (
-            "import ddfast, sys; print(ddfast.__file__); from ddfast.distill.config import recipes; print(*recipes())"
-        )
+        code = "import ddfast, sys; print(ddfast.__file__); from ddfast.recipes import recipes; print(*recipes())"
         others = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); {code}"
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         done = subprocess.run([python, "-c", others], cwd=tmp_path, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         file, known = done.stdout.splitlines()
         assert Path(file).is_relative_to(python.parents[1])
-        assert "digits" in known.split()
+        assert {"digits", "iid-dm/cifar10-ipc10"} <= set(known.split())
 
     def test_has_its_command(self, python: Path, tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}

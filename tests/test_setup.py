@@ -22,9 +22,9 @@ def test_the_protocol_has_the_keys_of_the_run() -> None:
 
 
 def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:
-    own = {name: OTHER[f"pool_{name}"] for name in ("epochs", "network", "width", "depth")}
+    own = {name: OTHER[f"pool_{name}"] for name in ("epochs", "network", "width", "depth", "weight_decay")}
     shared = {name: OTHER[name] for name in ("norm", "seed")}
-    left = {"weight_decay": 5e-4, "activation": None, "pooling": None}
+    left = {"activation": None, "pooling": None}
     assert asdict(pool_config(Config(**OTHER))) == {**own, **shared, **left}
 
 

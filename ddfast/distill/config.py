@@ -8,7 +8,6 @@ import tomllib
 import types
 import typing
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ class Config:
     pool_network: str = _key("resnet18", "... of this architecture")
     pool_width: int | None = _key(None, "... of this width [default: its own]", 1)
     pool_depth: int | None = _key(None, "... of this depth [default: its own]", 1)
+    pool_weight_decay: float = _key(5e-4, "... with this weight decay, 5e-4 in IID and 1e-3 in CMI", 0)
     precision: str = _key("float32", "of the networks that images are matched in: float32, tf32 (CUDA only) or bf16")
     graph: bool = _key(True, "on CUDA, record an iteration once and replay it instead of launching its kernels singly")
     memory_budget: str = _key("512MiB", "memory for the activations of a chunk of classes")
@@ -157,29 +157,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-
-
-def recipes() -> dict[str, dict[str, Any]]:
-    """Every recipe by its name: its keys, with `description` for the reader."""
-    root = resources.files("ddfast.recipes")
-    found = {}
-    with resources.as_file(root) as folder:
-        for path in sorted(folder.rglob("*.toml")):
-            found[path.relative_to(folder).with_suffix("").as_posix()] = read_toml(path)
-    return found
-
-
-def from_recipe(name: str) -> Config:
-    """The configuration of a recipe.
-
-    Raises:
-        UserError: if there is none of that name.
-    """
-    known = recipes()
-    if name not in known:
-        raise UserError(f"there is no recipe {name!r}, only {', '.join(known)}{nearest(name, list(known))}")
-    keys = {key: value for key, value in known[name].items() if key != "description"}
-    return Config().replace(**keys, recipe=name)
 
 
 def parse_bytes(text: str) -> int:

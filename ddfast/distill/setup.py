@@ -44,6 +44,7 @@ def pool_config(config: Config) -> PoolConfig:
         width=config.pool_width,
         depth=config.pool_depth,
         norm=config.norm,
+        weight_decay=config.pool_weight_decay,
         seed=config.seed,
     )
 
