@@ -20,20 +20,21 @@ def with_evaluation_options(command: Callable[..., None]) -> Callable[..., None]
     """The same for the keys of an evaluation, of all its networks."""
     network = ("width", "depth", "norm", "activation", "pooling")
     training = ("augmentation", "epochs", "repeats", "whole_epochs", "seed", "device")
-    return _with_options(command, ("data", "mean", "std", "holdout", *network, *training))
+    names = ("data", "mean", "std", "holdout", *network, *training)
+    return _with_options(command, names, defaults=False)  # they are a run's, where there is one
 
 
-def _with_options(command: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
+def _with_options(command: Callable[..., None], names: Sequence[str], defaults: bool = True) -> Callable[..., None]:
     signature = inspect.signature(command)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
-    keys = [_option(key) for key in dataclasses.fields(Config) if key.name in names]
+    keys = [_option(key, defaults) for key in dataclasses.fields(Config) if key.name in names]
     command.__signature__ = signature.replace(parameters=[*own, *keys])  # type: ignore[attr-defined]
     return command
 
 
-def _option(key: dataclasses.Field[Any]) -> inspect.Parameter:
+def _option(key: dataclasses.Field[Any], default: bool) -> inspect.Parameter:
     kind, _ = key_type(key.name)
-    shown = "" if key.default in (None, "") else f" [default: {key.default}]"
+    shown = f" [default: {key.default}]" if default and key.default not in (None, "") else ""
     name = key.name.replace("_", "-")
     names = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
     option = typer.Option(names, help=key.metadata["help"] + shown, show_default=False)

@@ -85,11 +85,22 @@ class TestDistill:
         assert contents(folder / "more") == contents(folder / "at once")
         assert len((folder / "more" / "metrics.jsonl").read_text().splitlines()) == 5
 
+    def test_a_recipe_leaves_open_what_a_run_from_before_says(self, folder: Path) -> None:
+        """norm had a value for every network once; what a recipe does not say is not asked for."""
+        keys = ["--recipe", "digits", "--out", "before", *options({**SMALL, **POOL, "iterations": 1, "eval_every": 0})]
+        assert ddfast("distill", *keys, cwd=folder, setup=NO_PICTURES).code == 0
+        path = folder / "before" / "config.toml"
+        assert "norm" not in path.read_text()
+        path.write_text(path.read_text() + 'norm = "instance"\n')
+        assert ddfast("distill", *keys, "--resume", cwd=folder, setup=NO_PICTURES).code == 0
+        said = ddfast("distill", *keys, "--resume", "--norm", "group", cwd=folder, setup=NO_PICTURES).mistake(2)
+        assert said.startswith("norm is 'instance' in this run, not 'group'")
+
 
 class TestPretrain:
     def test_trains_as_it_is_told(self, folder: Path) -> None:
         keys = {"epochs": 2, "network": "convnet", "width": 4, "depth": 1, "norm": "group", "weight_decay": 1e-3}
-        keys["seed"] = 7
+        keys |= {"seed": 7, "activation": "leakyrelu", "pooling": "max"}
         words = options({"data": "./data", "count": 2, "out": "networks", "device": "cpu", **keys})
         outcome = ddfast("pretrain", *words, cwd=folder)
         assert (outcome.code, outcome.err) == (0, "")

@@ -101,6 +101,11 @@ class TestForms:
         for images in (last, *([last[..., 0]] if dataset.channels == 1 else [])):
             assert torch.equal(read(save(tmp_path / f"a{suffix}", images), dataset), normalised(dataset))
 
+    def test_what_else_a_file_holds_is_left_alone(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
+        others = {"names": ["a", "b"], "classes": 3 if suffix != ".npz" else ["words", "too"], "lr": 0.1}
+        path = save(tmp_path / f"a{suffix}", normalised(dataset).requires_grad_(suffix == ".pt"), **others)
+        assert not read(path, dataset).requires_grad
+
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
     def test_labels_of_any_integers(self, dataset: Dataset, tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:
         read(save(tmp_path / f"a{suffix}", pixels(dataset), LABELS.to(dtype)), dataset)
@@ -133,10 +138,10 @@ class TestPairs:
                 return os.mkdir, (str(tmp_path / "was here"),)
 
         torch.save({"images": pixels(dataset), "labels": LABELS, "more": Evil()}, tmp_path / "evil.pt")
-        with pytest.raises(UserError, match=r"evil\.pt cannot be read: it is damaged, or holds more than arrays"):
+        with pytest.raises(UserError, match=r"evil\.pt is damaged, or does not hold images and labels as arrays"):
             read_images(tmp_path / "evil.pt", dataset)
         np.savez(tmp_path / "evil.npz", images=np.array([Evil()], dtype=object), labels=LABELS)
-        with pytest.raises(UserError, match=r"evil\.npz cannot be read"):
+        with pytest.raises(UserError, match=r"evil\.npz is damaged, or"):
             read_images(tmp_path / "evil.npz", dataset)
         assert not (tmp_path / "was here").exists()
 
@@ -178,7 +183,9 @@ ONE = torch.zeros(1)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "other sizes": ({"images": ONE.expand(6, 1, 9, 8)}, r"must be \(N, 1, 8, 8\) or .* of toy, not \(6, 1, 9, 8\)"),
     "other channels": ({"images": ONE.expand(6, 3, 8, 8)}, r"images must be .* not \(6, 3, 8, 8\)"),
-    "one image": ({"images": ONE.expand(1, 8, 8)[0]}, r"labels must be \(8,\) integers"),
+    "one image": ({"images": ONE.expand(1, 8, 8)[0]}, r"images must be .* not \(8, 8\)"),
+    "a number": ({"images": ONE[0]}, r"images must be .* not \(\)"),
+    "no image": ({"images": ONE.expand(0, 1, 8, 8), "labels": LABELS[:0]}, r"class 0 \(c0\) has no image"),
     "integers": (
         {"images": ONE.expand(6, 1, 8, 8).long()},
         "must be uint8 pixels or floating point .* not torch.int64",
@@ -190,8 +197,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a label beyond": ({"labels": LABELS + 1}, "labels must be 0 to 2, the classes of toy, got 3"),
     "a negative label": ({"labels": LABELS - 1}, "labels must be 0 to 2, the classes of toy, got -1"),
     "a class less": ({"labels": LABELS.clamp(max=1)}, r"class 2 \(c2\) has no image, but each of toy needs one"),
-    "other classes": ({"classes": ["a", "b"]}, "its 2 classes are not the 3 of toy"),
-    "renamed classes": ({"classes": ["c0", "c2", "c1"]}, "its 3 classes are not the 3 of toy"),
+    "other classes": ({"classes": ["a", "b"]}, "classes must be those of toy, c0, c1, c2, but are a, b"),
+    "renamed classes": (
+        {"classes": ["c0", "c2", "c1"]},
+        "classes must be those of toy, c0, c1, c2, but are c0, c2, c1",
+    ),
     "mean alone": ({"mean": [0.5]}, "mean and std must be there together"),
     "two means": ({"mean": [0.5, 0.5], "std": [1.0]}, "mean must be a number, or one for each of 1 channels"),
     "words": ({"mean": "a", "std": [1.0]}, "mean must be a number, or one for each of 1 channels"),
@@ -213,7 +223,7 @@ class TestRefusals:
         content = path.read_bytes()
         for broken in (b"", b"hello", content[: len(content) // 2]):
             path.write_bytes(broken)
-            with pytest.raises(UserError, match=f"a\\{suffix} cannot be read: "):
+            with pytest.raises(UserError, match=f"a\\{suffix} is damaged, or does not hold images and labels"):
                 read_images(path, toy())
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -229,9 +239,13 @@ class TestRefusals:
         with pytest.raises(UserError, match=f"a\\{suffix}: no images, it holds (pictures, labels|labels, pictures)"):
             read_images(path, toy())
 
+    def test_of_what_cannot_be_opened(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"a\.npz cannot be read: No such file or directory"):
+            read_images(tmp_path / "a.npz", toy())
+
     def test_of_other_files(self, tmp_path: Path) -> None:
         torch.save(pixels(toy()), tmp_path / "a.pt")
-        with pytest.raises(UserError, match=r"a\.pt cannot be read: it is damaged, or holds more"):
+        with pytest.raises(UserError, match=r"a\.pt is damaged, or does not hold"):
             read_images(tmp_path / "a.pt", toy())
         with pytest.raises(UserError, match=r"a\.jpg is none of what can be evaluated: a run folder, an \.npz"):
             read_images(tmp_path / "a.jpg", toy())

@@ -14,7 +14,6 @@ from ddfast.data import Dataset
 from ddfast.errors import UserError
 
 _FORMS = "an .npz, .safetensors or .pt file, or a folder of CLASS/*.png"
-_LOADED = "damaged, or holds more than arrays and tensors"
 
 Content = dict[str, Any]  # images, labels, and perhaps mean, std and classes
 
@@ -39,10 +38,15 @@ def read_images(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor]:
     if missing:
         raise UserError(f"{path}: no {' and no '.join(missing)}, it holds {', '.join(map(str, content)) or 'nothing'}")
     classes = content.get("classes")
-    if classes is not None and tuple(classes) != dataset.classes:
-        raise UserError(f"{path}: its {len(classes)} classes are not the {dataset.num_classes} of {dataset.name}")
-    labels = _checked_labels(path, content["labels"], len(content["images"]), dataset)
-    images = _normalised(path, _shaped(path, content["images"], dataset), content, dataset)
+    if isinstance(classes, list | tuple) and tuple(classes) != dataset.classes:
+        found, known = (
+            f"{', '.join(map(str, names[:5]))}{', ...' if len(names) > 5 else ''}"
+            for names in (classes, dataset.classes)
+        )
+        raise UserError(f"{path}: its classes must be those of {dataset.name}, {known}, but are {found}")
+    images = _shaped(path, content["images"].detach(), dataset)
+    labels = _checked_labels(path, content["labels"], len(images), dataset)
+    images = _normalised(path, images, content, dataset)
     return images.to(dataset.train.images.device), labels.to(dataset.train.images.device)
 
 
@@ -57,12 +61,13 @@ def _read_file(path: Path) -> Content:
     except MemoryError:
         raise
     except Exception as error:  # zip, zlib, pickle, json and each of the libraries have errors of their own
-        raise UserError(f"{path} cannot be read: it is {_LOADED}") from error
+        raise UserError(f"{path} is damaged, or does not hold images and labels as arrays or tensors alone") from error
 
 
 def _read_npz(path: Path) -> Content:
     with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-        return {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
+        wanted = ("images", "labels", "mean", "std")
+        return {name: torch.from_numpy(archive[name]) if name in wanted else None for name in archive.files}
 
 
 def _read_safetensors(path: Path) -> Content:
