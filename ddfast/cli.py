@@ -10,20 +10,34 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ddfast.distill.config import Config, from_recipe, recipes
+from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder
 from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress, trained
 from ddfast.distill.run import Run
-from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
+from ddfast.distill.setup import find_device, load_data
+from ddfast.distill.subject import find_subject
 from ddfast.distill.sweep import FILE, Sweep, load_results
 from ddfast.errors import RunFailed, UserError
-from ddfast.evaluate import evaluate_all
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
-from ddfast.options import given_keys, parse_grid, with_config_options, with_data_options
-from ddfast.report import class_table, evaluation_table, options_line, pool_table, ranked, sweep_table
+from ddfast.options import (
+    given_keys,
+    parse_grid,
+    with_config_options,
+    with_data_options,
+    with_evaluation_options,
+)
+from ddfast.recipes import from_recipe, printed, recipes
+from ddfast.report import (
+    class_table,
+    evaluation_table,
+    networks_table,
+    options_line,
+    pool_table,
+    ranked,
+    sweep_table,
+)
 from ddfast.signals import Interrupted, Stop
-from ddfast.training import build_network
 
 app = typer.Typer(
     help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -87,12 +101,14 @@ def distill(
     if resume:
         folder = RunFolder(path)
         folder.check(resume)
-        asked = {**(dataclasses.asdict(base) if named else {}), **given}
+        by_recipe = {key: value for key, value in dataclasses.asdict(base).items() if named and value is not None}
+        asked = {**by_recipe, **given}
         config = _resumed(folder.load_config(), asked)
     else:
         config = base.replace(**given)
     run = Run(config, path, resume, console)
-    _print_evaluation(path, run(), run.dataset.classes)
+    _print_evaluation(run(), run.dataset.classes)
+    _print_pictures(path)
 
 
 def _base(given: dict[str, Any]) -> Config:
@@ -105,7 +121,8 @@ def _base(given: dict[str, Any]) -> Config:
 
 def _run_name(base: Config, given: dict[str, Any]) -> str:
     name = base.recipe or Path(given.get("data", base.data)).name or "run"
-    return f"{name.replace('/', '-')}-ipc{given.get('ipc', base.ipc)}"
+    ipc = f"-ipc{given.get('ipc', base.ipc)}"
+    return name.replace("/", "-").removesuffix(ipc) + ipc
 
 
 def _resumed(stored: Config, asked: dict[str, Any]) -> Config:
@@ -118,11 +135,14 @@ def _resumed(stored: Config, asked: dict[str, Any]) -> Config:
     return stored.replace(iterations=asked.get("iterations", stored.iterations))
 
 
-def _print_evaluation(path: Path, evaluation: dict[str, Any], classes: tuple[str, ...]) -> None:
+def _print_evaluation(evaluation: dict[str, Any], classes: tuple[str, ...]) -> None:
     if evaluation:
         console.print(evaluation_table(evaluation))
         if len(classes) <= 20:
             console.print(class_table(evaluation, classes))
+
+
+def _print_pictures(path: Path) -> None:
     found = [str(path / name) for name in ("images.png", "curve.png") if (path / name).exists()]
     console.print(Text(f"pictures: {', '.join(found) or 'none'}"), soft_wrap=True)
 
@@ -168,10 +188,12 @@ def pretrain(
     count: Annotated[int, typer.Option(help="networks in the pool", min=1)],
     out: Annotated[Path, typer.Option(help="the folder of the pool; one that is there already is completed")],
     epochs: Annotated[int, typer.Option(help="epochs for each network", min=1)] = 40,
-    network: Annotated[str, typer.Option(help="resnet18 or convnet")] = "resnet18",
+    network: Annotated[str, typer.Option(help="resnet18, vgg11, alexnet or convnet")] = "resnet18",
     width: Annotated[int | None, typer.Option(help="channels of the network [default: its own]", min=1)] = None,
     depth: Annotated[int | None, typer.Option(help="blocks of the ConvNet [default: 3]", min=1)] = None,
-    norm: Annotated[str, typer.Option(help="instance, group, layer or none")] = "instance",
+    norm: Annotated[str | None, typer.Option(help="instance, group, layer or none [default: its own]")] = None,
+    activation: Annotated[str | None, typer.Option(help="of the ConvNet: relu, leakyrelu or sigmoid")] = None,
+    pooling: Annotated[str | None, typer.Option(help="of the ConvNet: avg, max or none")] = None,
     weight_decay: Annotated[float, typer.Option(help="5e-4 in IID, 1e-3 in CMI", min=0)] = 5e-4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     precision: Annotated[str, typer.Option(help="of a step: float32, tf32 (CUDA only) or bf16")] = "float32",
@@ -181,7 +203,9 @@ def pretrain(
 ) -> None:
     """Pre-train the networks that class centralization and CMI need; goes on where it was stopped."""
     dataset = load_data(Config(data=data, **given_keys(options)), find_device(device), console)
-    settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed, precision, augmentation)
+    settings = PoolConfig(
+        epochs, network, width, depth, norm, weight_decay, seed, precision, augmentation, activation, pooling
+    )
     with Stop() as stop:
         pretrain_with_progress(out, dataset, count, settings, console, stop)
     networks = trained(out)
@@ -190,37 +214,30 @@ def pretrain(
 
 
 @app.command()
+@with_evaluation_options
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="a run folder, or images that --data tests", show_default=False)],
     networks: Annotated[str, typer.Option(help="names joined by commas [default: the run's]", show_default=False)] = "",
-    repeats: Annotated[int | None, typer.Option(help="networks for each row [default: the run's]", min=1)] = None,
-    epochs: Annotated[int | None, typer.Option(help="epochs of each network [default: the run's]", min=1)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="folder of the results [default: beside PATH]")] = None,
+    **options: Any,
 ) -> None:
-    """Evaluate a run's images again, perhaps with other networks (evaluation-NETWORK.json beside evaluation.json)."""
-    folder = RunFolder(run)
-    folder.check(resume=True)
-    state = folder.load_state(find_device(device))
-    if state is None:
-        raise UserError(f"{run} holds no checkpoint yet; ddfast distill --resume continues it")
-    held = folder.load_config()
-    held = held.replace(epochs=epochs or held.epochs, repeats=repeats or held.repeats)
-    dataset = load_data(held, state.images.device, console)
-    labels = labels_of(held, dataset)
-    names = [name.strip() for name in networks.split(",") if name.strip()] or [""]
-    configs = [
-        held if name in ("", held.network) else held.replace(network=name, width=None, depth=None) for name in names
-    ]
-    for config in configs:
-        build_network(config, dataset)  # an unknown name must fail before an hour with a known one
+    """Evaluate the images of a run again, perhaps with other networks, or images that ddfast did not make.
+
+    Those are an .npz, .safetensors or .pt file with images and labels, or a folder of CLASS/*.png. A run's keys are the
+    defaults of its options, those of its network only for that network.
+    """
+    subject = find_subject(path, given_keys(options), out)
+    names = list(dict.fromkeys(name.strip() for name in networks.split(",") if name.strip())) or [""]
+    configs = [subject.config_of(name) for name in names]  # an unknown name must fail before an hour with a known one
+    found = {}
     for name, config in zip(names, configs, strict=True):
-        protocol = protocol_of(config)
         with Stop() as stop:
-            evaluation = evaluate_all(state.images, labels, dataset, protocol, config.whole_epochs, console, stop)
-        evaluation["distilled"]["iteration"] = state.iteration
-        folder.write_json(f"evaluation-{name}.json" if name else "evaluation.json", evaluation)
+            found[config.network] = subject.evaluate(config, console, stop)
         console.print(Text(f"network: {config.network}"))
-        _print_evaluation(run, evaluation, dataset.classes)
+        _print_evaluation(found[config.network], subject.dataset.classes)
+        subject.save(name, found[config.network])
+    if len(found) > 1:
+        console.print(networks_table(found))
 
 
 @app.command()
@@ -237,7 +254,8 @@ def report(
     evaluation = folder.evaluation()
     if not evaluation:
         raise UserError(f"{run} holds no evaluation; ddfast evaluate makes one")
-    _print_evaluation(run, evaluation, folder.load_classes())
+    _print_evaluation(evaluation, folder.load_classes())
+    _print_pictures(run)
     if check and "random" not in evaluation:
         raise UserError(f"{run} holds no evaluation of random images to compare with")
     if check and not evaluation["distilled"]["mean"] > evaluation["random"]["mean"]:
@@ -246,12 +264,14 @@ def report(
 
 @app.command("recipes")
 def list_recipes(name: Annotated[str, typer.Argument(help="print this one whole")] = "") -> None:
-    """List the recipes, or print all keys of one."""
+    """List the recipes, or print all keys of one and where they come from."""
     if name:
-        console.print(Text(from_recipe(name).dumps().rstrip()), soft_wrap=True)
+        console.print(Text(printed(name).rstrip()), soft_wrap=True)
         return
-    for known, keys in recipes().items():
-        console.print(Text(f"{known}: {keys.get('description', '')}"), soft_wrap=True)
+    known = recipes()
+    widest = max(map(len, known))
+    for each, keys in known.items():
+        console.print(Text(f"{each:<{widest}}  {keys['description']}"), soft_wrap=True)
 
 
 @app.command()

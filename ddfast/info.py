@@ -18,6 +18,7 @@ _EXTRAS = {
     "images": ("PIL",),
     "torchvision": ("torchvision", "scipy"),
     "huggingface": ("datasets", "PIL"),
+    "tensorboard": ("tensorboard", "PIL"),
 }
 
 

@@ -10,7 +10,8 @@ import typer
 from ddfast.distill.config import Config, key_type, nearest
 from ddfast.errors import UserError
 
-_SAME_FOR_ALL = ("recipe", "data", "image_size", "mean", "std", "holdout", "seed", "device")
+_DATA = ("image_size", "mean", "std", "holdout")
+_SAME_FOR_ALL = ("recipe", "data", *_DATA, "seed", "device")
 
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -20,20 +21,28 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same for the keys that say how data are loaded."""
-    return _with_options(command, ("image_size", "mean", "std", "holdout"))
+    return _with_options(command, _DATA)
 
 
-def _with_options(command: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
+def with_evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for the keys of an evaluation, of all its networks."""
+    network = ("width", "depth", "norm", "activation", "pooling")
+    training = ("augmentation", "epochs", "repeats", "whole_epochs", "seed", "device")
+    names = ("data", *_DATA, *network, *training)
+    return _with_options(command, names, defaults=False)  # they are a run's, where there is one
+
+
+def _with_options(command: Callable[..., None], names: Sequence[str], defaults: bool = True) -> Callable[..., None]:
     signature = inspect.signature(command)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
-    keys = [_option(key) for key in dataclasses.fields(Config) if key.name in names]
+    keys = [_option(key, defaults) for key in dataclasses.fields(Config) if key.name in names]
     command.__signature__ = signature.replace(parameters=[*own, *keys])  # type: ignore[attr-defined]
     return command
 
 
-def _option(key: dataclasses.Field[Any]) -> inspect.Parameter:
+def _option(key: dataclasses.Field[Any], default: bool) -> inspect.Parameter:
     kind, _ = key_type(key.name)
-    shown = "" if key.default in (None, "") else f" [default: {key.default}]"
+    shown = f" [default: {key.default}]" if default and key.default not in (None, "") else ""
     name = key.name.replace("_", "-")
     names = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
     option = typer.Option(names, help=key.metadata["help"] + shown, show_default=False)

@@ -17,7 +17,7 @@ Tick = Callable[[], None]
 
 
 class Architecture(Protocol):
-    """The keys that describe a network, wherever they stand."""
+    """The keys that describe a network, wherever they stand; None is the network's own."""
 
     @property
     def network(self) -> str: ...
@@ -26,7 +26,11 @@ class Architecture(Protocol):
     @property
     def depth(self) -> int | None: ...
     @property
-    def norm(self) -> str: ...
+    def norm(self) -> str | None: ...
+    @property
+    def activation(self) -> str | None: ...
+    @property
+    def pooling(self) -> str | None: ...
 
 
 def build_network(keys: Architecture, dataset: Dataset, generator: torch.Generator | None = None) -> Network:
@@ -43,6 +47,8 @@ def build_network(keys: Architecture, dataset: Dataset, generator: torch.Generat
         width=keys.width,
         depth=keys.depth,
         norm=keys.norm,
+        activation=keys.activation,
+        pooling=keys.pooling,
         device=device,
         generator=generator or torch.Generator(device),
     )

@@ -125,7 +125,7 @@ def _content(path: Path) -> Any:
         with safetensors.safe_open(path, "np") as file:
             about = {**(file.metadata() or {}), "seconds": ""}
             return about, {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
-    if path.name.startswith("evaluation"):
+    if path.stem.startswith("evaluation") or path.stem.endswith("evaluation"):
         return [(key, {**row, "seconds": 0}) for key, row in json.loads(path.read_text()).items()]
     return path.read_bytes()
 

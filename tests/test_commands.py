@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from engine import ALL, NO_PICTURES, POOL, SMALL, Outcome, contents, ddfast, options, save_npz, toy
 
-from ddfast.distill.config import Config, from_recipe, recipes
+from ddfast.distill.config import Config
 from ddfast.distill.pretrain import trained
 from ddfast.info import info_lines
+from ddfast.recipes import from_recipe, recipes
 
 QUICK = options({**SMALL, "ipc": 2, "batch_real": 8, "iterations": 2})
 
@@ -87,11 +88,22 @@ class TestDistill:
         assert contents(folder / "more") == contents(folder / "at once")
         assert len((folder / "more" / "metrics.jsonl").read_text().splitlines()) == 5
 
+    def test_a_recipe_leaves_open_what_a_run_from_before_says(self, folder: Path) -> None:
+        """norm had a value for every network once; what a recipe does not say is not asked for."""
+        keys = ["--recipe", "digits", "--out", "before", *options({**SMALL, **POOL, "iterations": 1, "eval_every": 0})]
+        assert ddfast("distill", *keys, cwd=folder, setup=NO_PICTURES).code == 0
+        path = folder / "before" / "config.toml"
+        assert "norm" not in path.read_text()
+        path.write_text(path.read_text() + 'norm = "instance"\n')
+        assert ddfast("distill", *keys, "--resume", cwd=folder, setup=NO_PICTURES).code == 0
+        said = ddfast("distill", *keys, "--resume", "--norm", "group", cwd=folder, setup=NO_PICTURES).mistake(2)
+        assert said.startswith("norm is 'instance' in this run, not 'group'")
+
 
 class TestPretrain:
     def test_trains_as_it_is_told(self, folder: Path) -> None:
         keys = {"epochs": 2, "network": "convnet", "width": 4, "depth": 1, "norm": "group", "weight_decay": 1e-3}
-        keys |= {"seed": 7, "precision": "bf16", "augmentation": "crop"}
+        keys |= {"seed": 7, "precision": "bf16", "augmentation": "crop", "activation": "leakyrelu", "pooling": "max"}
         words = options({"data": "./data", "count": 2, "out": "networks", "device": "cpu", **keys})
         outcome = ddfast("pretrain", *words, cwd=folder)
         assert (outcome.code, outcome.err) == (0, "")
@@ -188,15 +200,32 @@ class TestTellingAboutItself:
         extras = set(extras["optional-dependencies"]) - {"test", "lint"}
         assert {line.split("'")[1] for line in missing} == {f"ddfast[{extra}]" for extra in extras}
         assert "missing: matplotlib, PIL; pip install 'ddfast[plot]'" in missing
-        here |= {"matplotlib", "PIL", "sklearn", "torchvision", "datasets"}
+        here |= {"matplotlib", "PIL", "sklearn", "torchvision", "datasets", "tensorboard"}
         assert [line for line in info_lines() if line.startswith("missing: ")] == [
             "missing: scipy; pip install 'ddfast[torchvision]'"
         ]
 
     def test_recipes(self, folder: Path) -> None:
         lines = ddfast("recipes", cwd=folder).out.splitlines()
-        assert lines == [f"{name}: {keys['description']}" for name, keys in recipes().items()]
+        assert [tuple(line.split(maxsplit=1)) for line in lines] == [
+            (name, keys["description"]) for name, keys in recipes().items()
+        ]
 
-    def test_a_recipe_is_printed_as_it_can_be_written(self, folder: Path) -> None:
-        (folder / "printed.toml").write_text(ddfast("recipes", "digits", cwd=folder).out)
-        assert Config.load(folder / "printed.toml") == from_recipe("digits")
+    @pytest.mark.parametrize("name", ["digits", "all-dm/tinyimagenet-ipc50"])
+    def test_a_recipe_is_printed_as_it_can_be_written(self, folder: Path, name: str) -> None:
+        outcome = ddfast("recipes", name, cwd=folder)
+        (folder / "printed.toml").write_text(outcome.out)
+        assert Config.load(folder / "printed.toml") == from_recipe(name)
+        said = " ".join(line.removeprefix("# ") for line in outcome.out.splitlines() if line.startswith("# "))
+        assert said == " ".join(recipes()[name].get(text, "") for text in ("description", "source")).strip()
+
+    def test_a_run_of_a_recipe_has_its_name(self, folder: Path) -> None:
+        words = ["--recipe", "dm/cifar10-ipc1", "--data", "./data", "--mean", "0.5", "--std", "0.5"]
+        quick = options({**SMALL, "batch_real": 8, "iterations": 1, "eval_every": 0})
+        for ipc in ([], ["--ipc", "2"]):
+            assert ddfast("distill", *words, *quick, *ipc, cwd=folder, setup=NO_PICTURES).code == 0
+        runs = {path.name for path in (folder / "runs").iterdir()}
+        assert {"dm-cifar10-ipc1", "dm-cifar10-ipc1-ipc2"} <= runs
+        again = ["distill", "--recipe", "dm/cifar10-ipc1", "--resume"]
+        data = ["--data", "./data", "--mean", "0.5", "--std", "0.5", *quick]
+        assert ddfast(*again, *data, cwd=folder, setup=NO_PICTURES).code == 0

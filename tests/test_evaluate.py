@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ddfast import keyed, training
 from ddfast.augment import DRAWS, augment_batch, parse_strategy
 from ddfast.data import Dataset, Split
+from ddfast.distill.config import Config
+from ddfast.distill.subject import find_subject
 from ddfast.evaluate import Protocol, evaluate_all, protocol
 from ddfast.evaluate.protocol import evaluate_images, evaluate_random, evaluate_whole, steps
 from ddfast.networks import Network
@@ -182,7 +184,7 @@ class TestDraws:
         assert len({tuple(numbers) for numbers in shuffles}) == 6
 
     def test_random_images_are_drawn_anew_for_each_network(self, epochs: list[Epoch], dataset: Dataset) -> None:
-        found = evaluate_random(4, dataset, replace(QUICK, repeats=5, epochs=1), lambda: None)
+        found = evaluate_random([4, 4, 4], dataset, replace(QUICK, repeats=5, epochs=1), lambda: None)
         drawn = [epoch.images for epoch in epochs[::2]]
         assert found["images"] == 12
         everything = dataset.train.images.flatten(1)
@@ -193,6 +195,16 @@ class TestDraws:
         assert len({tuple(chosen.tolist()) for chosen in rows}) == 5
         assert all(torch.equal(a.images, b.images) for a, b in zip(epochs[::2], epochs[1::2], strict=True))
         assert torch.equal(epochs[0].how["prepare"](drawn[0]), dataset.normalise(drawn[0]))
+
+    def test_random_images_may_be_unequally_many(self, epochs: list[Epoch], dataset: Dataset) -> None:
+        found = [
+            evaluate_random(counts, dataset, replace(QUICK, repeats=1, epochs=1), lambda: None)
+            for counts in ([1, 4, 2], [4, 4, 4])
+        ]
+        few, equal = epochs[0], epochs[2]
+        assert found[0]["images"] == 7
+        assert few.labels.tolist() == [0, 1, 1, 1, 1, 2, 2]
+        assert torch.equal(few.images, equal.images[[0, 4, 5, 6, 7, 8, 9]])
 
 
 class Guess(nn.Module):
@@ -270,17 +282,34 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestCommand:
     def test_takes_other_networks(self, run: Path) -> None:
         before = contents(run)
-        outcome = ddfast(
-            "evaluate", "run", "--networks", "resnet18, convnet", "--repeats", "2", "--epochs", "1", cwd=run.parent
-        )
+        words = ["--networks", "resnet18, convnet,alexnet,vgg11,convnet", "--repeats", "2", "--epochs", "1"]
+        outcome = ddfast("evaluate", "run", *words, cwd=run.parent)
         assert (outcome.code, outcome.err) == (0, "")
-        assert "network: resnet18" in outcome.out
+        names = ["resnet18", "convnet", "alexnet", "vgg11"]
+        lines = outcome.out.splitlines()
+        assert [line.split()[1] for line in lines if line.startswith("network:")] == names
         after = contents(run)
-        assert set(after) - set(before) == {"evaluation-resnet18.json", "evaluation-convnet.json"}
+        assert set(after) - set(before) == {f"evaluation-{name}.json" for name in names}
         assert all(after[name] == before[name] for name in before)
-        for name in ("resnet18", "convnet"):
+        assert lines[-5].split() == ["network", "random", "real", "images", "distilled", "images"]
+        for name, line in zip(names, lines[-4:], strict=True):
             table = json.loads((run / f"evaluation-{name}.json").read_text())
             assert {(row["network"], row["epochs"], len(row["runs"])) for row in table.values()} == {(name, 1, 2)}
+            random, distilled = (f"{table[row]['mean']:.1f} ± {table[row]['std']:.1f} %" for row in table)
+            assert line.split() == [name, *random.split(), *distilled.split()]
+
+    def test_a_run_s_architecture_is_for_its_own_network(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(run.parent)
+        own = find_subject(run, {}, None)
+        assert own.config_of("") == own.config_of("convnet") == Config.load(run / "config.toml")
+        assert (own.config.width, own.config.depth) == (8, 2)
+        for name in ("alexnet", "vgg11", "resnet18"):
+            other = own.config_of(name)
+            assert (other.network, other.width, other.depth, other.norm) == (name, None, None, None)
+        asked = find_subject(run, {"width": 16, "norm": "group", "seed": 3}, None)
+        for name in ("convnet", "alexnet"):
+            other = asked.config_of(name)
+            assert (other.network, other.width, other.norm, other.seed) == (name, 16, "group", 3)
 
     def test_repeats_the_run_s_own_evaluation(self, run: Path) -> None:
         before = contents(run)

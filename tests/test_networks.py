@@ -1,6 +1,7 @@
 """The networks: shapes, parameters, weights, and that an image's features are its own."""
 
 import copy
+import itertools
 import json
 import math
 
@@ -9,17 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddfast.networks import NETWORKS, ConvNet, Network, ResNet18, build, draw_weights
+from ddfast.networks import NETWORKS, VGG11, AlexNet, ConvNet, Network, ResNet18, build, draw_weights
 from ddfast.networks.norm import normalization
 
-SMALL = {"convnet": 8, "resnet18": 4}
+SMALL = {"convnet": 8, "alexnet": 8, "vgg11": 4, "resnet18": 4}
+CHAINS = {"alexnet": AlexNet, "vgg11": VGG11}
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def small(name: str, channels: int = 3, size: tuple[int, int] = (16, 16), norm: str = "instance") -> Network:
+def small(
+    name: str, channels: int = 3, size: tuple[int, int] = (16, 16), norm: str | None = "instance", **keys: str
+) -> Network:
     return build(
         name,
         channels=channels,
@@ -27,6 +31,7 @@ def small(name: str, channels: int = 3, size: tuple[int, int] = (16, 16), norm: 
         size=size,
         width=SMALL[name],
         norm=norm,
+        **keys,
         device="cpu",
         generator=generator(),
     )
@@ -84,14 +89,64 @@ def test_resnet_features_are_4x4_means() -> None:
     torch.testing.assert_close(network.features(x), quadrants.mean((3, 5)).flatten(1))
 
 
-def test_published_sizes() -> None:
-    def parameters(network: nn.Module) -> int:
-        return sum(parameter.numel() for parameter in network.parameters())
+@pytest.mark.parametrize(
+    ("name", "channels", "size", "embedded"),
+    [
+        ("alexnet", 3, (32, 32), (4, 4)),
+        ("alexnet", 1, (28, 28), (4, 4)),
+        ("alexnet", 3, (28, 28), (4, 4)),
+        ("alexnet", 1, (8, 8), (2, 2)),
+        ("alexnet", 3, (8, 8), (1, 1)),
+        ("alexnet", 3, (3, 3), (1, 1)),
+        ("alexnet", 3, (64, 64), (8, 8)),
+        ("alexnet", 3, (96, 96), (6, 6)),
+        ("alexnet", 3, (128, 128), (8, 8)),
+        ("alexnet", 3, (224, 224), (7, 7)),
+        ("alexnet", 3, (32, 17), (4, 3)),
+        ("vgg11", 3, (32, 32), (1, 1)),
+        ("vgg11", 1, (28, 28), (1, 1)),
+        ("vgg11", 1, (8, 8), (1, 1)),
+        ("vgg11", 3, (8, 8), (1, 1)),
+        ("vgg11", 3, (64, 64), (2, 2)),
+        ("vgg11", 3, (224, 224), (7, 7)),
+        ("vgg11", 3, (64, 17), (2, 1)),
+    ],
+    ids=str,
+)
+def test_chain_shapes(name: str, channels: int, size: tuple[int, int], embedded: tuple[int, int]) -> None:
+    network = CHAINS[name](channels, 10, size, width=4)
+    x = images(2, channels, *size)
+    assert network.embed(x).shape == (2, {"alexnet": 6, "vgg11": 32}[name], *embedded)
+    assert torch.equal(network.features(x), network.embed(x).flatten(1))
+    assert network(x).shape == (2, 10)
 
+
+@pytest.mark.parametrize(("pooling", "extent"), [("avg", 4), ("max", 4), ("none", 32)])
+def test_convnet_poolings(pooling: str, extent: int) -> None:
+    network = ConvNet(1, 10, (28, 28), width=4, pooling=pooling)
+    x = images(2, 1, 28, 28)
+    assert network.embed(x).shape == (2, 4, extent, extent)
+    assert network(x).shape == (2, 10)
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_published_sizes() -> None:
     convolutions = (3 * 9 + 1) * 128 + 2 * (128 * 9 + 1) * 128
     assert parameters(ConvNet(3, 10, (32, 32))) == convolutions + 3 * 2 * 128 + (2048 + 1) * 10 == 320_010
     with torch.device("meta"):
         resnet, large = ResNet18(3, 10, (32, 32)), ResNet18(3, 200, (64, 64))
+    with torch.device("meta"):
+        alexnet, vgg, original = AlexNet(3, 10, (32, 32)), VGG11(3, 10, (32, 32)), VGG11(3, 10, (224, 224))
+    sizes = ((3, 5, 128), (128, 5, 192), (192, 3, 256), (256, 3, 192), (192, 3, 192))
+    convolutions = sum((before * kernel**2 + 1) * after for before, kernel, after in sizes)
+    assert parameters(alexnet) == convolutions + (192 * 4 * 4 + 1) * 10 == 1_872_202
+    widths = (3, 64, 128, 256, 256, 512, 512, 512, 512)
+    convolutions = sum((before * 9 + 1) * after for before, after in itertools.pairwise(widths))
+    assert parameters(vgg) == convolutions + 2 * sum(widths[1:]) + (512 + 1) * 10 == 9_231_114
+    assert original.head.in_features == 512 * 7 * 7
     assert parameters(resnet) == 11_173_962
     assert (resnet.head.in_features, large.head.in_features) == (512, 2048)
 
@@ -137,6 +192,45 @@ def test_convnet_block_step_by_step() -> None:
     rectified = F.instance_norm(block.convolution(x)).clamp(min=0)
     pooled = rectified.unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean((3, 5))
     torch.testing.assert_close(block(x), pooled)
+
+
+ACTIVATIONS = {
+    "relu": lambda x: x.clamp(min=0),
+    "leakyrelu": lambda x: torch.where(x < 0, 0.01 * x, x),
+    "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
+}
+POOLINGS = {"avg": lambda cells: cells.mean((3, 5)), "max": lambda cells: cells.amax((3, 5))}
+
+
+@pytest.mark.parametrize("norm", ["instance", "none"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "none"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_convnet_variants_step_by_step(activation: str, pooling: str, norm: str) -> None:
+    network = small("convnet", norm=norm, activation=activation, pooling=pooling)
+    x = y = images(2, 3, 16, 16)
+    for block in network.blocks:
+        y = block.convolution(y)
+        y = ACTIVATIONS[activation](F.instance_norm(y) if norm == "instance" else y)
+        if pooling != "none":
+            y = POOLINGS[pooling](y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)))
+    torch.testing.assert_close(network.embed(x), y)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_step_by_step(name: str) -> None:
+    """The field's layers, written out; P is a pool."""
+    plan = {"alexnet": "55P5P333P", "vgg11": "3P3P33P33P33P"}[name].removeprefix("5" if name == "alexnet" else "")
+    network = small(name, size=(32, 32), norm="none")
+    layers = [layer for layer in network.layers if not isinstance(layer, nn.MaxPool2d)]
+    x = y = images(2, 3, 32, 32)
+    for step in plan:
+        if step == "P":
+            y = y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).amax((3, 5))
+            continue
+        convolution = layers.pop(0).convolution
+        y = F.conv2d(y, convolution.weight, convolution.bias, padding=int(step) // 2).clamp(min=0)
+    assert not layers
+    torch.testing.assert_close(network.embed(x), y)
 
 
 def test_resnet_step_by_step() -> None:
@@ -213,9 +307,10 @@ def test_the_global_generator_is_untouched(name: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["instance", "group", "none"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, "variant"])
 def test_config_round_trip(name: str, norm: str) -> None:
-    network = small(name, 1, (28, 20), norm)
+    variant = {"activation": "leakyrelu", "pooling": "max"} if name == "variant" else {}
+    network = small("convnet" if variant else name, 1, (28, 20), norm, **variant)
     config = json.loads(json.dumps(network.config))
     assert config == network.config
     again = build(**config, device="cpu", generator=generator(9))
@@ -227,9 +322,12 @@ def test_config_round_trip(name: str, norm: str) -> None:
 
 def test_defaults() -> None:
     arguments = {"channels": 3, "num_classes": 10, "size": (32, 32), "device": "cpu", "generator": generator()}
-    convnet, resnet = build("convnet", **arguments), build("resnet18", **arguments)
-    assert (convnet.config["width"], convnet.config["depth"], convnet.config["norm"]) == (128, 3, "instance")
-    assert (resnet.config["width"], resnet.config["norm"]) == (64, "instance")
+    own = {name: build(name, **arguments).config for name in NETWORKS}
+    assert [own["convnet"][key] for key in ("width", "depth", "norm")] == [128, 3, "instance"]
+    assert [own["convnet"][key] for key in ("activation", "pooling")] == ["relu", "avg"]
+    assert (own["alexnet"]["width"], own["alexnet"]["norm"]) == (128, "none")
+    for name in ("vgg11", "resnet18"):
+        assert (own[name]["width"], own[name]["norm"]) == (64, "instance")
     assert build("convnet", **arguments, depth=4).features(images(1, 3, 32, 32)).shape == (1, 128 * 4)
 
 
@@ -247,9 +345,38 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
         ConvNet(3, 10, (8, 8), depth=0)
     arguments = {"channels": 3, "num_classes": 10, "size": (32, 32), "device": "cpu", "generator": generator()}
-    with pytest.raises(ValueError, match="no network 'resnet', only convnet, resnet18; did you mean resnet18"):
+    with pytest.raises(ValueError, match=r"no network 'resnet', only convnet, .*, resnet18; did you mean resnet18"):
         build("resnet", **arguments)
-    with pytest.raises(ValueError, match="depth must be None for resnet18, got 3"):
-        build("resnet18", **arguments, depth=3)
+    for name in ("alexnet", "vgg11", "resnet18"):
+        for key, value in {"depth": 3, "activation": "relu", "pooling": "max"}.items():
+            with pytest.raises(ValueError, match=f"{key} must be None for {name}, got {value!r}"):
+                build(name, **arguments, **{key: value})
+    with pytest.raises(ValueError, match="activation must be one of relu, leakyrelu, sigmoid, got 'swish'"):
+        small("convnet", activation="swish")
+    with pytest.raises(ValueError, match="pooling must be one of avg, max, none, got 'mean'"):
+        small("convnet", pooling="mean")
     with pytest.raises(TypeError, match=r"network must hold .* got BatchNorm2d"):
         draw_weights(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), generator())
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [*((name, {}) for name in NETWORKS), ("convnet", {"activation": "leakyrelu", "pooling": "max"})],
+    ids=str,
+)
+def test_learns_a_handful_of_images(name: str, keys: dict[str, str]) -> None:
+    network = small(name, norm=None, **keys)
+    x, labels = images(10, 3, 16, 16), torch.arange(10) % 5
+    adam = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(100):
+        loss = F.cross_entropy(network(x), labels)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+        if losses[-1] < 0.1:
+            break
+    assert losses[0] > 1
+    assert losses[-1] < 0.1
+    assert (network(x).argmax(1) == labels).all()

@@ -11,7 +11,8 @@ from engine import options
 from keys import KEYS, NEEDS, OTHER
 
 from ddfast.cli import main
-from ddfast.distill.config import Config, from_recipe, key_type
+from ddfast.distill.config import Config, key_type
+from ddfast.recipes import from_recipe
 
 
 class Reached(Exception):
@@ -51,6 +52,18 @@ class TestEveryKey:
         shown = set(re.findall(r"^ *--([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
         assert end.value.code == 0
         assert shown == {name.replace("_", "-") for name in KEYS} | {"out", "resume", "help"}
+
+    def test_of_an_evaluation_have_no_defaults(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Those of the run hold, where there is one."""
+        monkeypatch.setattr("sys.argv", ["ddfast", "evaluate", "--help"])
+        with pytest.raises(SystemExit):
+            main()
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "--augmentation" in shown
+        assert "[default: color" not in shown
+        assert "[default: digits]" not in shown
 
     def test_override_the_recipe_and_nothing_else(self, asked: Callable[..., Config]) -> None:
         assert asked() == from_recipe("digits")

@@ -27,6 +27,11 @@ NETWORKS = {
     "convnet": lambda: network("convnet", width=8, depth=2),
     "deep": lambda: network("convnet", width=6, depth=3, norm="none"),
     "grey": lambda: network("convnet", channels=1, width=8, depth=1, norm="group"),
+    "sigmoid": lambda: network("convnet", width=8, depth=2, activation="sigmoid", pooling="max"),
+    "unpooled": lambda: network("convnet", width=8, depth=2, activation="leakyrelu", pooling="none"),
+    "alexnet": lambda: network("alexnet", width=16),
+    "normed alexnet": lambda: network("alexnet", width=16, norm="instance"),
+    "vgg11": lambda: network("vgg11", width=16),
     "resnet18": lambda: network("resnet18", width=16),
 }
 

@@ -239,6 +239,29 @@ class TestGoingOn:
         assert [number for number, _ in train(tmp_path, dataset, 2)] == [1]
         assert contents(tmp_path) == contents(whole)
 
+    def test_of_a_pool_from_before_activation_and_pooling(self, whole: Path, dataset: Dataset, tmp_path: Path) -> None:
+        train(tmp_path, dataset, 1)
+        for path in tmp_path.iterdir():
+            forget(path, "activation", "pooling")
+        assert json.loads((tmp_path / "pool.json").read_text())["norm"] == "instance"
+        assert len(Pool.load(tmp_path, dataset).networks) == 1
+        assert [number for number, _ in train(tmp_path, dataset, 2, replace(SETTINGS, norm="instance"))] == [1]
+        for old, new in zip(*(Pool.load(folder, dataset).networks for folder in (tmp_path, whole)), strict=True):
+            assert all(map(torch.equal, old.parameters(), new.parameters()))
+
+
+def forget(path: Path, *keys: str) -> None:
+    """Writes pool.json, or a network, again without what it says about these keys."""
+    if path.name == "pool.json":
+        settings = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in settings.items() if key not in keys}))
+        return
+    with safetensors.safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    config = {key: value for key, value in json.loads(about["config"]).items() if key not in keys}
+    assert len(config) < len(json.loads(about["config"]))
+    safetensors.torch.save_file(tensors, path, {**about, "config": json.dumps(config)})
+
 
 OTHERS = {
     "epochs": 4,
@@ -250,6 +273,8 @@ OTHERS = {
     "seed": 1,
     "precision": "bf16",
     "augmentation": "crop",
+    "activation": "sigmoid",
+    "pooling": "max",
 }
 
 
@@ -331,6 +356,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "keys",
         [
+            {"network": "vgg"},
             {"network": "alexnet"},
             {"norm": "batch"},
             {"depth": 9},

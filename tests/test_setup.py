@@ -18,14 +18,14 @@ CPU = torch.device("cpu")
 
 def test_the_protocol_has_the_keys_of_the_run() -> None:
     got = asdict(protocol_of(Config(**OTHER)))
-    names = {"network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed"}
-    assert got == {name: OTHER[name] for name in names}
+    network = {"network", "width", "depth", "norm", "activation", "pooling"}
+    assert got == {name: OTHER[name] for name in (*network, "augmentation", "epochs", "repeats", "seed")}
 
 
 def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:
-    own = {name: OTHER[f"pool_{name}"] for name in ("epochs", "network", "width", "depth")}
+    own = {name: OTHER[f"pool_{name}"] for name in ("epochs", "network", "width", "depth", "weight_decay")}
     shared = {name: OTHER[name] for name in ("norm", "seed")}
-    published = {"weight_decay": 5e-4, "precision": "float32", "augmentation": "none"}
+    published = {"precision": "float32", "augmentation": "none", "activation": None, "pooling": None}
     assert asdict(pool_config(Config(**OTHER))) == {**own, **shared, **published}
 
 

@@ -8,7 +8,6 @@ import tomllib
 import types
 import typing
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,12 @@ class Config:
     image_lr: float = _key(1.0, "learning rate of the synthetic images", 0)
     image_momentum: float = _key(0.5, "momentum of the synthetic images", 0)
     augmentation: str = _key("color_crop_cutout_flip_scale_rotate", "operations joined by _, or none")
-    network: str = _key("convnet", "what matches and what evaluates: convnet or resnet18")
+    network: str = _key("convnet", "what matches and what evaluates: convnet, alexnet, vgg11 or resnet18")
     width: int | None = _key(None, "channels of the network [default: its own]", 1)
     depth: int | None = _key(None, "blocks of the ConvNet [default: 3]", 1)
-    norm: str = _key("instance", "instance, group, layer or none")
+    norm: str | None = _key(None, "instance, group, layer or none [default: its own, none of alexnet, or instance]")
+    activation: str | None = _key(None, "of the ConvNet: relu, leakyrelu or sigmoid [default: relu]")
+    pooling: str | None = _key(None, "of the ConvNet: avg, max or none [default: avg]")
     mean_weight: float = _key(1.0, "weight of distribution matching (DM)")
     covariance_weight: float = _key(0.01, "weight of covariance matching (IID)")
     local: str = _key("channels", "local descriptors of covariance matching: channels or rows")
@@ -61,6 +62,7 @@ class Config:
     pool_network: str = _key("resnet18", "... of this architecture")
     pool_width: int | None = _key(None, "... of this width [default: its own]", 1)
     pool_depth: int | None = _key(None, "... of this depth [default: its own]", 1)
+    pool_weight_decay: float = _key(5e-4, "... with this weight decay, 5e-4 in IID and 1e-3 in CMI", 0)
     precision: str = _key("float32", "of the networks that images are matched in: float32, tf32 (CUDA only) or bf16")
     graph: bool = _key(True, "on CUDA, record an iteration once and replay it instead of launching its kernels singly")
     memory_budget: str = _key("512MiB", "memory for the activations of a chunk of classes")
@@ -161,29 +163,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-
-
-def recipes() -> dict[str, dict[str, Any]]:
-    """Every recipe by its name: its keys, with `description` for the reader."""
-    root = resources.files("ddfast.recipes")
-    found = {}
-    with resources.as_file(root) as folder:
-        for path in sorted(folder.rglob("*.toml")):
-            found[path.relative_to(folder).with_suffix("").as_posix()] = read_toml(path)
-    return found
-
-
-def from_recipe(name: str) -> Config:
-    """The configuration of a recipe.
-
-    Raises:
-        UserError: if there is none of that name.
-    """
-    known = recipes()
-    if name not in known:
-        raise UserError(f"there is no recipe {name!r}, only {', '.join(known)}{nearest(name, list(known))}")
-    keys = {key: value for key, value in known[name].items() if key != "description"}
-    return Config().replace(**keys, recipe=name)
 
 
 def parse_bytes(text: str) -> int:

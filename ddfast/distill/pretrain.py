@@ -41,11 +41,13 @@ class PoolConfig:
     network: str = "resnet18"
     width: int | None = None
     depth: int | None = None
-    norm: str = "instance"
+    norm: str | None = None
     weight_decay: float = 5e-4
     seed: int = 0
     precision: str = "float32"
     augmentation: str = "none"
+    activation: str | None = None
+    pooling: str | None = None
 
 
 def pretrain(
@@ -62,8 +64,8 @@ def pretrain(
     """
     check_precision(config.precision, dataset.train.images.device)
     parse_strategy(config.augmentation)
-    build_network(config, dataset)  # what cannot be built must fail before the folder is claimed for it
-    settings = {**dataclasses.asdict(config), **data_settings(dataset)}
+    network = build_network(config, dataset)  # what cannot be built must fail before the folder is claimed for it
+    settings = {**dataclasses.asdict(config), "norm": network.config["norm"], **data_settings(dataset)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder / "pool.json", settings)

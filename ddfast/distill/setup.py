@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 
 import torch
 from rich.console import Console
@@ -54,8 +55,7 @@ class _Shown(Progress):
 
 def protocol_of(config: Config) -> Protocol:
     """How the run's images are evaluated."""
-    keys = ("network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed")
-    return Protocol(**{key: getattr(config, key) for key in keys})
+    return Protocol(**{key.name: getattr(config, key.name) for key in fields(Protocol)})
 
 
 def pool_config(config: Config) -> PoolConfig:
@@ -66,6 +66,7 @@ def pool_config(config: Config) -> PoolConfig:
         width=config.pool_width,
         depth=config.pool_depth,
         norm=config.norm,
+        weight_decay=config.pool_weight_decay,
         seed=config.seed,
     )
 

@@ -34,7 +34,7 @@ from ddfast.signals import Stop
 HOLDOUT = 0.25
 FILE = "sweep.json"
 
-_OF_THE_POOL = ("norm", "pool_count", "pool_epochs", "pool_network", "pool_width", "pool_depth")
+_OF_THE_POOL = ("norm", "pool_count", "pool_epochs", "pool_network", "pool_width", "pool_depth", "pool_weight_decay")
 
 Keys = dict[str, Any]
 Grid = dict[str, tuple[Any, ...]]
@@ -154,7 +154,8 @@ class Sweep:
         held = self.held.get("random")
         if held and held["of"] == of:
             return held
-        return {"of": of, **evaluate_baseline(ipc, self.dataset, protocol, self.console, stop)}
+        counts = [ipc] * self.dataset.num_classes
+        return {"of": of, **evaluate_baseline(counts, self.dataset, protocol, self.console, stop)}
 
     def _do(self, trial: Trial) -> dict[str, Any]:
         """A run from where it is to its end, unless it is there already; what sweep.json says of it."""

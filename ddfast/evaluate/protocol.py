@@ -3,7 +3,7 @@
 Nothing here touches the state of a run: every random number is keyed by the seed and the number of the network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,9 @@ class Protocol:
     network: str = "convnet"
     width: int | None = None
     depth: int | None = None
-    norm: str = "instance"
+    norm: str | None = None
+    activation: str | None = None
+    pooling: str | None = None
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
     epochs: int = 1000
     repeats: int = 5
@@ -47,17 +49,18 @@ def evaluate_images(images: Tensor, labels: Tensor, dataset: Dataset, protocol: 
     return _repeat(lambda repeat: (images, labels), len(images), lambda x: x, protocol.epochs, dataset, protocol, tick)
 
 
-def evaluate_random(per_class: int, dataset: Dataset, protocol: Protocol, tick: Tick) -> dict[str, Any]:
-    """... on `per_class` random training images of every class, drawn anew for each network."""
-    classes = torch.arange(dataset.num_classes, device=dataset.train.labels.device)
+def evaluate_random(counts: Sequence[int], dataset: Dataset, protocol: Protocol, tick: Tick) -> dict[str, Any]:
+    """... on so many random training images of each class, drawn anew for each network."""
+    device = dataset.train.labels.device
+    classes, most = torch.arange(dataset.num_classes, device=device), max(counts)
+    wanted = torch.arange(most, device=device) < torch.tensor(counts, device=device)[:, None]  # (K, most)
 
     def draw(repeat: int) -> tuple[Tensor, Tensor]:
         scores = keyed.bits(protocol.seed, repeat, classes, "random images", max(dataset.train.counts))
-        rows = dataset.train.choose(classes, per_class, scores).flatten()
+        rows = dataset.train.choose(classes, most, scores)[wanted]
         return dataset.train.images[rows], dataset.train.labels[rows]
 
-    count = per_class * dataset.num_classes
-    return _repeat(draw, count, dataset.normalise, protocol.epochs, dataset, protocol, tick)
+    return _repeat(draw, sum(counts), dataset.normalise, protocol.epochs, dataset, protocol, tick)
 
 
 def evaluate_whole(dataset: Dataset, epochs: int, protocol: Protocol, tick: Tick) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The rows of an evaluation: random real images, the distilled ones, the whole training set."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -26,10 +27,12 @@ def evaluate_distilled(
     )
 
 
-def evaluate_baseline(per_class: int, dataset: Dataset, protocol: Protocol, console: Console, stop: Stop) -> Result:
-    """`per_class` random real images of every class, with progress."""
-    total = steps(protocol, per_class * dataset.num_classes, protocol.epochs)
-    return _timed("random", total, console, stop, lambda tick: evaluate_random(per_class, dataset, protocol, tick))
+def evaluate_baseline(
+    counts: Sequence[int], dataset: Dataset, protocol: Protocol, console: Console, stop: Stop
+) -> Result:
+    """So many random real images of each class, with progress."""
+    total = steps(protocol, sum(counts), protocol.epochs)
+    return _timed("random", total, console, stop, lambda tick: evaluate_random(counts, dataset, protocol, tick))
 
 
 def evaluate_all(
@@ -43,9 +46,9 @@ def evaluate_all(
 ) -> dict[str, Result]:
     """Every row that applies: no random one if a class has too few images, no whole one for 0 epochs."""
     table = {}
-    per_class = len(images) // dataset.num_classes
-    if per_class <= min(dataset.train.counts):
-        table["random"] = evaluate_baseline(per_class, dataset, protocol, console, stop)
+    counts = torch.bincount(labels, minlength=dataset.num_classes).tolist()
+    if max(counts) <= min(dataset.train.counts):
+        table["random"] = evaluate_baseline(counts, dataset, protocol, console, stop)
     table["distilled"] = evaluate_distilled(images, labels, dataset, protocol, console, stop)
     if whole_epochs:
         total = steps(protocol, len(dataset.train.labels), whole_epochs)

@@ -7,13 +7,19 @@ import torch
 from torch import nn
 
 from ddfast.errors import UserError
+from ddfast.networks.chain import VGG11, AlexNet
 from ddfast.networks.convnet import ConvNet
 from ddfast.networks.network import Network
 from ddfast.networks.resnet import ResNet18
 
-__all__ = ["NETWORKS", "ConvNet", "Network", "ResNet18", "build", "draw_weights"]
+__all__ = ["NETWORKS", "VGG11", "AlexNet", "ConvNet", "Network", "ResNet18", "build", "draw_weights"]
 
-_ARCHITECTURES: dict[str, Callable[..., Network]] = {"convnet": ConvNet, "resnet18": ResNet18}
+_ARCHITECTURES: dict[str, Callable[..., Network]] = {
+    "convnet": ConvNet,
+    "alexnet": AlexNet,
+    "vgg11": VGG11,
+    "resnet18": ResNet18,
+}
 
 NETWORKS = tuple(_ARCHITECTURES)
 
@@ -26,7 +32,9 @@ def build(
     size: tuple[int, int],
     width: int | None = None,
     depth: int | None = None,
-    norm: str = "instance",
+    norm: str | None = None,
+    activation: str | None = None,
+    pooling: str | None = None,
     fused: bool = True,
     device: torch.device | str,
     generator: torch.Generator,
@@ -40,9 +48,11 @@ def build(
         channels: of the images.
         num_classes: of the logits.
         size: (H, W) of the images, in pixels.
-        width: None is the network's own.
-        depth: None is the network's own; "resnet18" takes no other.
+        width: None is the network's own, as in what follows.
         norm: "instance", "group" (4 groups), "layer" or "none".
+        depth: of a ConvNet; no other network takes one, nor an activation or a pooling.
+        activation: "relu", "leakyrelu" or "sigmoid".
+        pooling: "avg", "max" or "none".
         fused: whether instance norms run in one pass with what follows them; False for a method that differentiates
             twice. It is not part of the architecture: `config` does not have it.
         device: where the weights lie.
@@ -55,11 +65,13 @@ def build(
         near = difflib.get_close_matches(name.lower(), NETWORKS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"there is no network {name!r}, only {', '.join(NETWORKS)}{hint}")
-    if name == "resnet18" and depth is not None:
-        raise UserError(f"depth must be None for resnet18, got {depth}")
-    given = {key: value for key, value in (("width", width), ("depth", depth)) if value is not None}
+    of_convnet = {"depth": depth, "activation": activation, "pooling": pooling}
+    for key, value in of_convnet.items():
+        if name != "convnet" and value is not None:
+            raise UserError(f"{key} must be None for {name}, got {value!r}")
+    given = {key: it for key, it in {"width": width, "norm": norm, **of_convnet}.items() if it is not None}
     with torch.device("meta"):  # no time and no random numbers for weights that draw_weights replaces
-        network = _ARCHITECTURES[name](channels, num_classes, size, norm=norm, fused=fused, **given)
+        network = _ARCHITECTURES[name](channels, num_classes, size, fused=fused, **given)
     network.to_empty(device=device)
     if fused and torch.device(device).type == "cpu":
         network.lay(torch.channels_last)  # convolutions are faster so, though plain norms are not

@@ -26,13 +26,13 @@ class Network(nn.Module):
     layout: torch.memory_format = torch.contiguous_format
     head: nn.Linear
 
-    def __init__(self, name: str, *, size: tuple[int, int], norm: str, fused: bool, **numbers: int) -> None:
+    def __init__(self, name: str, *, size: tuple[int, int], fused: bool, **arguments: int | str) -> None:
         super().__init__()
         height, width = size
-        for argument, value in (("height", height), ("width", width), *numbers.items()):
-            if value < 1:
+        for argument, value in (("height", height), ("width", width), *arguments.items()):
+            if isinstance(value, int) and value < 1:
                 raise UserError(f"{name}: {argument} must be at least 1, got {value}")
-        self.config = {"name": name, "size": [height, width], "norm": norm, **numbers}
+        self.config = {"name": name, "size": [height, width], **arguments}
         self.fused = fused
 
     def lay(self, layout: torch.memory_format) -> None:

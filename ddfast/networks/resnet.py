@@ -61,8 +61,9 @@ class ResNet18(Network):
         norm: str = "instance",
         fused: bool = True,
     ) -> None:
-        numbers = {"channels": channels, "num_classes": num_classes, "width": width}
-        super().__init__("resnet18", size=size, norm=norm, fused=fused, **numbers)
+        super().__init__(
+            "resnet18", size=size, fused=fused, channels=channels, num_classes=num_classes, width=width, norm=norm
+        )
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.norm = normalization(norm, width)
         height_of_map, width_of_map = size

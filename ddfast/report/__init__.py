@@ -3,7 +3,7 @@
 from ddfast.report.curve import save_curve
 from ddfast.report.grid import draw_grid, save_grid
 from ddfast.report.sweep import options_line, ranked, save_sweep, sweep_table
-from ddfast.report.table import class_table, evaluation_table, pool_table
+from ddfast.report.table import class_table, evaluation_table, networks_table, pool_table
 from ddfast.report.tensorboard import Board
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "class_table",
     "draw_grid",
     "evaluation_table",
+    "networks_table",
     "options_line",
     "pool_table",
     "ranked",

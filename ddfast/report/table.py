@@ -28,6 +28,17 @@ def evaluation_table(evaluation: dict[str, Any]) -> Table:
     return table
 
 
+def networks_table(evaluations: dict[str, dict[str, Any]]) -> Table:
+    """A row for each network, by its name; a column for each training set that any of them was trained on."""
+    labels = {key: label for key, label in _LABELS.items() if any(key in found for found in evaluations.values())}
+    table = Table("network", box=None, header_style="bold", pad_edge=False)
+    for label in labels.values():
+        table.add_column(label, justify="right")
+    for name, evaluation in evaluations.items():
+        table.add_row(name, *(_accuracy(evaluation[key]) if key in evaluation else "–" for key in labels))
+    return table
+
+
 def class_table(evaluation: dict[str, Any], classes: Sequence[str]) -> Table:
     """Accuracy per class in percent: a row for each class, a column for each entry that has "per_class"."""
     entries = {label: evaluation[key] for key, label in _LABELS.items() if "per_class" in evaluation.get(key, {})}

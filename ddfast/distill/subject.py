@@ -1,0 +1,113 @@
+"""What `ddfast evaluate` evaluates: the images of a run, or images that ddfast did not make."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+
+from ddfast.data import Dataset
+from ddfast.distill.config import Config
+from ddfast.distill.folder import RunFolder
+from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
+from ddfast.errors import UserError
+from ddfast.evaluate import evaluate_all, read_images
+from ddfast.files import write_atomically
+from ddfast.signals import Stop
+from ddfast.training import build_network
+
+_OWN = dict.fromkeys(("width", "depth", "norm", "activation", "pooling"))  # of any network what is its own
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Images and all that their evaluation needs.
+
+    images: (N, C, H, W) normalised as `dataset` is. labels: (N,). config: what was given, on top of what a run has.
+    given: what was given alone. about: told beside the images' accuracy. folder, stem: where the evaluation is written.
+    """
+
+    images: Tensor
+    labels: Tensor
+    dataset: Dataset
+    config: Config
+    given: dict[str, Any]
+    about: dict[str, Any]
+    folder: Path
+    stem: str
+
+    def config_of(self, network: str) -> Config:
+        """The keys of an evaluation by the network of that name, or by the subject's own; refuses what is not there."""
+        config = self.config
+        if network not in ("", config.network):
+            asked = {key: value for key, value in self.given.items() if key in _OWN}
+            config = config.replace(**{**_OWN, **asked}, network=network)
+        build_network(config, self.dataset)
+        self._check_place(network)
+        return config
+
+    def _check_place(self, network: str) -> None:
+        """Refuses to write over anything but an earlier evaluation of the same images."""
+        path = self._path(network)
+        if "source" not in self.about or not path.exists():
+            return
+        try:
+            earlier = json.loads(path.read_text())["distilled"]["source"] == self.about["source"]
+        except (OSError, ValueError, KeyError, TypeError):
+            earlier = False
+        if not earlier:
+            raise UserError(f"{path} is there and no evaluation of the same images: --out names another folder")
+
+    def _path(self, network: str) -> Path:
+        return self.folder / (f"{self.stem}-{network}.json" if network else f"{self.stem}.json")
+
+    def evaluate(self, config: Config, console: Console, stop: Stop) -> dict[str, Any]:
+        """What the network's evaluation.json holds; it can be written, or nothing is begun."""
+        RunFolder(self.folder).open()
+        protocol = protocol_of(config)
+        found = evaluate_all(self.images, self.labels, self.dataset, protocol, config.whole_epochs, console, stop)
+        found["distilled"] |= self.about
+        return found
+
+    def save(self, network: str, evaluation: dict[str, Any]) -> None:
+        """Writes evaluation.json, or evaluation-NETWORK.json for a network that was asked for by name."""
+        write_atomically(self._path(network), json.dumps(evaluation, indent=1).encode())
+
+
+def find_subject(path: Path, given: dict[str, Any], out: Path | None) -> Subject:
+    """The images of a run folder, or of what `read_images` reads.
+
+    given: the keys that were given. out: a folder for the results of images that are no run's; None: where they lie.
+
+    Raises:
+        UserError: if there is nothing to evaluate, or `given` does not fit.
+    """
+    if (path / "config.toml").exists():
+        return _of_run(path, {**given, "out": out})
+    if not path.exists():
+        raise UserError(f"{path} holds no run and is no file of images")
+    if "data" not in given:
+        raise UserError(f"{path} holds no run, and for images --data must name the data set that tests them")
+    config = Config().replace(**given)
+    dataset = load_data(config, find_device(config.device))
+    images, labels = read_images(path, dataset)
+    source, folder = str(path.resolve()), out or path.resolve().parent
+    stem = f"{path.resolve().stem}-evaluation"
+    return Subject(images, labels, dataset, config, given, {"source": source}, folder, stem)
+
+
+def _of_run(path: Path, given: dict[str, Any]) -> Subject:
+    for key in ("data", "mean", "std", "holdout", "out"):
+        if given.pop(key, None) is not None:
+            raise UserError(f"{key} must not be given with a run: {path} has its own")
+    device = find_device(given.get("device", "auto"))
+    folder = RunFolder(path)
+    config = folder.load_config().replace(**given)
+    state = folder.load_state(device)
+    if state is None:
+        raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
+    dataset = load_data(config, device)
+    labels = labels_of(config, dataset)
+    return Subject(state.images, labels, dataset, config, given, {"iteration": state.iteration}, path, "evaluation")
