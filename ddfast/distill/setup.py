@@ -31,7 +31,7 @@ def load_data(config: Config, device: torch.device) -> Dataset:
 
 def protocol_of(config: Config) -> Protocol:
     """How the run's images are evaluated."""
-    keys = ("network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed")
+    keys = ("network", "width", "depth", "norm", "augmentation", "partition", "epochs", "repeats", "seed")
     return Protocol(**{key: getattr(config, key) for key in keys})
 
 
