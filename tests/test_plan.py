@@ -146,6 +146,13 @@ class TestMemory:
         assert 1 < plan.synthetic < 40
         assert BUDGET / 5 < self.peak(config, pool, 2, plan) <= BUDGET
 
+    def test_counts_the_pieces_of_a_partition(self, config: Config, pool: Pool) -> None:
+        config = config.replace(partition=2)
+        for budget, count in ((4 * BUDGET, 20), (BUDGET // 2, 2)):
+            plan = self.plan(config, pool, budget)
+            assert plan.classes < 20
+            assert budget / 6 < self.peak(config, pool, count, plan) <= budget
+
     def test_does_not_grow_with_the_classes(self, config: Config, pool: Pool) -> None:
         config = replace(
             config, augmentation="rotate"
