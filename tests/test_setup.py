@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def test_the_protocol_has_the_keys_of_the_run() -> None:
     got = asdict(protocol_of(Config(**OTHER)))
-    names = {"network", "width", "depth", "norm", "augmentation", "epochs", "repeats", "seed"}
+    names = {"network", "width", "depth", "norm", "augmentation", "partition", "epochs", "repeats", "seed"}
     assert got == {name: OTHER[name] for name in names}
 
 

@@ -1,5 +1,7 @@
-"""One iteration of distillation: distribution matching with any of covariance matching, centralization and CMI, as in
-DM, of a fresh network at each iteration, or as in IDM, of one that has learned from the training images.
+"""One iteration of distillation: distribution matching with any of covariance matching, centralization and CMI.
+
+DM matches in a fresh network at each iteration, IDM in one that learns from the training images meanwhile, with the
+cross-entropy of the synthetic images in it; and there each class steps by itself.
 
 All losses are sums over classes, so a chunk of classes goes forward and backward without the others, and no more than
 one chunk's activations exist at any time. Within a chunk every class is handled in the same calls. A class too large
@@ -41,8 +43,7 @@ TERMS = {
     "conditional_mutual_information": "CMI",
     "cross_entropy": "CE",
 }
-COMPLEXITY = tuple(TERMS)[2:4]
-MATCHING = tuple(name for name in TERMS if name not in COMPLEXITY)  # in the network that iterations draw
+MATCHING, COMPLEXITY = (*tuple(TERMS)[:2], "cross_entropy"), tuple(TERMS)[2:4]
 
 
 Terms = dict[str, Tensor]
@@ -93,8 +94,7 @@ class Distiller:
         with convolutions(self.config.precision):
             terms = self._steps[1]()
             if self.teacher is not None and state.queue is not None:
-                with record_function("networks"):
-                    self.teacher.teach(state.queue, state.iteration)
+                self.teacher.teach(state.queue, state.iteration)
         state.iteration += 1
         return terms
 
@@ -157,9 +157,9 @@ class Distiller:
                 return value, terms
             # The mean over the images of a class, added up over classes.
             logits = self.network.head(self.network.pooled(features)).to(value.dtype)
-            labels = classes.repeat_interleave(len(logits) // len(classes))
+            labels = classes[:, None].expand(-1, len(logits) // len(classes)).flatten()
             entropy = self.accuracy.to(value.dtype) * len(classes) * F.cross_entropy(logits, labels)
-            return value + config.cross_entropy_weight * entropy, {**terms, MATCHING[-1]: entropy.detach()}
+            return value + config.cross_entropy_weight * entropy, {**terms, "cross_entropy": entropy.detach()}
 
         return self._differentiate(images, table, self.network.embed, loss)
 

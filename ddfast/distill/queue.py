@@ -1,5 +1,6 @@
-"""IDM's queue of networks: they learn from the training images while the images are distilled, which are matched in one
-of them at each iteration, the older ones better taught than the younger."""
+"""IDM's queue of networks, which learn from the training images while others are distilled: some know more than others,
+and an iteration is matched in any of them.
+"""
 
 import copy
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 
 @dataclass
 class Queue:
-    """What there is to know of M networks of P parameters, the oldest first; all that changes in them.
+    """All that there is to know of M networks of P parameters, the oldest first.
 
     weights, momentum: (M, P) float32, SGD's buffer the latter. seen, right: (M,) int64, the training images that a
     network saw since it came, and those of them that it told right.
@@ -43,20 +44,17 @@ class Queue:
             setattr(self, name, torch.cat([getattr(self, name)[1 - MOST :], value[None]]))
 
     def accuracy(self, number: int) -> Tensor:
-        """Of a network on what it learned from, each image before it learned from it: () float64, in percent.
-
-        0 before it has seen any.
-        """
+        """How many percent of its training images a network told right: () float64, 0 before it has seen any."""
         return 100 * self.right[number].double() / self.seen[number].clamp(min=1)
 
 
 class Teacher:
-    """What is done with the networks of a queue, in one network that holds the weights of any.
+    """What is done with the networks of a queue: in one network, which holds the weights of any of them.
 
     Args:
         config: of a run; `queue_every` and `queue_steps` are the keys of the queue.
         dataset: what the networks learn from.
-        network: the architecture; it is copied, and works in no less than float32.
+        network: the architecture, of which a copy in float32 learns: bfloat16 would round its steps away.
     """
 
     def __init__(self, config: Config, dataset: Dataset, network: Network) -> None:
@@ -90,7 +88,7 @@ class Teacher:
         accuracy.copy_(queue.accuracy(drawn))
 
     def teach(self, queue: Queue, iteration: int) -> None:
-        """Some steps of SGD for each of TRAINED networks, on batches of all classes, not augmented."""
+        """Lets TRAINED networks learn for some steps each, on batches of all classes, not augmented."""
         config, split = self.config, self.dataset.train
         count, steps = len(split.labels), config.queue_steps
         scores = keyed.bits(config.seed, iteration, torch.zeros(1, dtype=torch.int64), "taught networks", MOST)
@@ -104,8 +102,7 @@ class Teacher:
     def _step(self, queue: Queue, number: int, images: Tensor, labels: Tensor) -> None:
         weights, momentum = queue.weights[number], queue.momentum[number]
         _set_weights(self.network, weights)
-        batch = self.dataset.normalise(images).to(weights.dtype)
-        logits = self.network(batch)
+        logits = self.network(self.dataset.normalise(images).to(weights.dtype))
         gradients = torch.autograd.grad(F.cross_entropy(logits, labels), list(self.network.parameters()))
         momentum.mul_(MOMENTUM).add_(_flat(gradients)).add_(weights, alpha=DECAY)
         weights.sub_(momentum, alpha=LR)

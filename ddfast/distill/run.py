@@ -123,8 +123,8 @@ class Run:
             raise RunFailed(f"the images are not finite after iteration {state.iteration}; {self._kept()}")
         dataset = self.dataset
         about = {"recipe": self.config.recipe or self.dataset.name, "version": ddfast.__version__}
-        metadata = {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std, **about}
-        metadata["partition"] = self.config.partition
+        pixels = {"mean": dataset.mean, "std": dataset.std, "partition": self.config.partition}
+        metadata = {"classes": dataset.classes, **pixels, **about}
         self.folder.save_state(state, self.labels, metadata)
         self._saved = state.iteration
 

@@ -12,11 +12,11 @@ from ddfast.distill.config import Config
 
 
 class ImageSGD:
-    """With buffer v, learning rate h, momentum m and s(n) = 1 + m + ... + m^(n−1), class k of a sweep of K has its
+    """The step of a class, whichever chunk it is in.
 
-        gradient g at  x − h·m·s(k)·v,  and ends at  x − h·(m·s(K)·v + s(K−k)·g)  with  m^K·v + m^(K−1−k)·g.
-
-    Classes that step at once are each the only one of their sweep, which is the plain step.
+    With buffer v, learning rate h, momentum m and s(n) = 1 + m + ... + m^(n−1), class k of a sweep of K takes its
+    gradient g at x − h·m·s(k)·v, and ends at x − h·(m·s(K)·v + s(K−k)·g) with the buffer m^K·v + m^(K−1−k)·g. Classes
+    that step at once are each the only one of a sweep of their own, which is the plain step.
     """
 
     def __init__(self, config: Config, num_classes: int, device: torch.device) -> None:
