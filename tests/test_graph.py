@@ -154,8 +154,9 @@ def test_another_state_is_another_graph(made: Toy, monkeypatch: pytest.MonkeyPat
 
 
 @CUDA
-def test_an_iteration_never_waits_for_the_device(made: Toy) -> None:
-    distiller, state = made.begin(PLANS["parts"], graph=False)
+@pytest.mark.parametrize("keys", [{}, {"method": "idm", "cross_entropy_weight": 0.1, "queue_every": 1}], ids=str)
+def test_an_iteration_never_waits_for_the_device(made: Toy, keys: dict[str, Any]) -> None:
+    distiller, state = made.begin(PLANS["parts"], graph=False, **keys)
     distiller.iterate(state)
     torch.cuda.set_sync_debug_mode("error")
     try:

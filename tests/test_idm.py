@@ -25,13 +25,10 @@ ONE = torch.zeros(1, dtype=torch.int64)
 SMALL = {"ipc": 2, "batch_real": 8, "width": 8, "depth": 2, "pool": "given"}
 KEYS = {**SMALL, "method": "idm", "image_lr": 0.1, "image_momentum": 0.5, "queue_every": 5, "queue_steps": 2}
 CASES: dict[str, dict[str, Any]] = {
-    "idm": {"covariance_weight": 0.0, "cross_entropy_weight": 0.1},
-    "partition": {"covariance_weight": 0.0, "cross_entropy_weight": 0.1, "partition": 2},
     "IPC 1": {"ipc": 1, "covariance_weight": 0.0, "cross_entropy_weight": 0.1},
     "IPC 1, partition": {"ipc": 1, "covariance_weight": 0.03, "cross_entropy_weight": 0.1, "partition": 2},
     "IPC 10": {"ipc": 10, "covariance_weight": 0.03, "cross_entropy_weight": 0.05},
     "IPC 10, partition": {"ipc": 10, "covariance_weight": 0.03, "cross_entropy_weight": 0.05, "partition": 2},
-    "no momentum": {"image_momentum": 0.0, "cross_entropy_weight": 0.1},
     "all": {**ALL, "cross_entropy_weight": 0.1, "partition": 2},
     "all, rows, no cross-entropy": {**ALL, "covariance_weight": 0.1, "local": "rows", "partition": 2},
 }

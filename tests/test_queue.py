@@ -122,7 +122,7 @@ class TestTeaching:
         everything = narrow(dataset, dataset.train.images)
         network = build_network(config(), dataset)
         again = 0
-        for iteration in range(12):
+        for iteration in range(8):
             before = self.copy(queue)
             batches.clear()
             ours.teach(queue, iteration)
@@ -144,7 +144,7 @@ class TestTeaching:
             torch.testing.assert_close(queue.weights[number], weights, rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(queue.momentum[number], momentum, rtol=1e-3, atol=1e-5)
             assert not torch.equal(batches[0], batches[1])
-        assert again > 4
+        assert again > 2
         assert queue.seen.tolist() == seen
         assert all(abs(a - b) <= 2 for a, b in zip(queue.right.tolist(), right, strict=True)), "but for rounding"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 
 from ddfast import keyed
 from ddfast.data import Dataset
@@ -87,6 +88,7 @@ class Teacher:
         _set_weights(network, queue.weights[drawn])
         accuracy.copy_(queue.accuracy(drawn))
 
+    @record_function("networks")
     def teach(self, queue: Queue, iteration: int) -> None:
         """Lets TRAINED networks learn for some steps each, on batches of all classes, not augmented."""
         config, split = self.config, self.dataset.train
