@@ -18,6 +18,8 @@ OTHER: dict[str, Any] = {
     "ipc": 7,
     "init": "noise",
     "iterations": 2**70,
+    "method": "idm",
+    "partition": 2,
     "seed": 2**64 - 1,
     "device": "cuda:1",
     "batch_real": 1,
@@ -37,6 +39,9 @@ OTHER: dict[str, Any] = {
     "alpha": 0.02,
     "beta": -1.5,
     "cmi_weight": 8000,
+    "cross_entropy_weight": 0.1,
+    "queue_every": 5,
+    "queue_steps": 50,
     "pool": "~/it's a 'pool'",
     "pool_count": 1000,
     "pool_epochs": 41,
@@ -55,7 +60,12 @@ OTHER: dict[str, Any] = {
     "checkpoint_every": 11,
     "tensorboard": True,
 }
-NEEDS = {"beta": {"alpha": 1.0}, "centralization_weight": {"pool": "p"}, "cmi_weight": {"pool": "p"}}
+NEEDS = {
+    "beta": {"alpha": 1.0},
+    "centralization_weight": {"pool": "p"},
+    "cmi_weight": {"pool": "p"},
+    "cross_entropy_weight": {"method": "idm"},
+}
 
 
 def alone(name: str) -> Config:

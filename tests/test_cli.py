@@ -58,7 +58,7 @@ DISTILL: dict[str, tuple[list[str], str]] = {
     "unknown augmentation": (["--augmentation", "color_zoom"], "no operation 'zoom'"),
     "unknown option": (["--iteration", "3"], "--iteration"),
     "unknown argument": (["./data"], "./data"),
-    "unknown start": (["--init", "zeros"], "init must be real or noise, got 'zeros'"),
+    "unknown start": (["--init", "zeros"], "init must be real or untiled or noise, got 'zeros'"),
     "a mean too many": (["--mean", "0.5,0.5"], "mean must have one number a channel: 1 for data, not 2"),
     "a mean of words": (["--mean", "a,b"], "mean must be numbers separated by commas, got 'a,b'"),
     "a mean that is none": (["--mean", "nan"], "mean must be finite"),

@@ -19,6 +19,8 @@ PUBLISHED = {
     "ipc": 10,
     "init": "real",
     "iterations": 20000,
+    "method": "dm",
+    "partition": 1,
     "batch_real": 256,
     "image_lr": 1.0,
     "image_momentum": 0.5,
@@ -36,6 +38,9 @@ PUBLISHED = {
     "alpha": None,
     "beta": 0.0,
     "cmi_weight": 0.0,
+    "cross_entropy_weight": 0.0,
+    "queue_every": 30,
+    "queue_steps": 10,
     "pool": "",
     "pool_count": 0,
     "pool_network": "resnet18",
@@ -46,8 +51,8 @@ PUBLISHED = {
 }
 
 AT_LEAST_ONE = (
-    *("image_size", "ipc", "iterations", "batch_real", "width", "depth", "pool_epochs", "pool_width", "pool_depth"),
-    *("epochs", "repeats", "log_every", "checkpoint_every"),
+    *("image_size", "ipc", "iterations", "partition", "batch_real", "width", "depth", "pool_epochs", "pool_width"),
+    *("pool_depth", "queue_every", "queue_steps", "epochs", "repeats", "log_every", "checkpoint_every"),
 )
 AT_LEAST_ZERO = (
     *("holdout", "seed", "image_lr", "image_momentum", "pool_count", "pool_weight_decay", "whole_epochs", "eval_every"),
@@ -140,7 +145,8 @@ class TestRefusals:
     def test_every_number_but_weights_has_a_bound(self) -> None:
         numbers = {name for name in KEYS if key_type(name)[0] in (int, float)}
         free = numbers - set(AT_LEAST_ONE + AT_LEAST_ZERO)
-        assert free == {"mean_weight", "covariance_weight", "centralization_weight", "cmi_weight", "alpha", "beta"}
+        weights = ("mean_weight", "covariance_weight", "centralization_weight", "cmi_weight", "cross_entropy_weight")
+        assert free == {*weights, "alpha", "beta"}
 
     @pytest.mark.parametrize("name", [name for name in KEYS if key_type(name)[0] is float])
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -166,6 +172,11 @@ class TestRefusals:
         Config(**{name: 1.0}, pool="some/folder")
         Config(**{name: 1.0}, pool_count=1)
 
+    def test_cross_entropy_needs_networks_that_learn(self) -> None:
+        with pytest.raises(UserError, match=r"^cross_entropy_weight needs method idm, whose networks learn; got 'dm'"):
+            Config(cross_entropy_weight=0.5)
+        Config(cross_entropy_weight=0.5, method="idm")
+
     def test_beta_needs_alpha(self) -> None:
         with pytest.raises(UserError, match=r"^beta needs alpha"):
             Config(beta=1.0)
@@ -173,7 +184,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("init", "zeros", "init must be real or noise, got 'zeros'"),
+            ("init", "zeros", "init must be real or untiled or noise, got 'zeros'"),
+            ("method", "mtt", "method must be dm or idm, got 'mtt'"),
             ("local", "columns", "local must be channels or rows, got 'columns'"),
             ("augmentation", "color_flop", "'flop'.*did you mean flip"),
             ("memory_budget", "lots", "memory_budget must be a size such as 512MiB"),

@@ -18,6 +18,7 @@ from ddfast.distill.pool import Pool
 from ddfast.networks import draw_weights
 
 CPU = torch.device("cpu")
+LOSSES = list(TERMS)[: len(ALL)]  # all but the cross-entropy, which is IDM's
 ZERO = dict.fromkeys(ALL, 0.0)
 KEYS = {"ipc": 2, "batch_real": 8, "width": 8, "depth": 2, "pool": "given", "image_lr": 0.7, "image_momentum": 0.6}
 
@@ -48,9 +49,9 @@ class Plain:
     def iterate(self, number: int) -> dict[str, Tensor]:
         """The unweighted terms; the images and their gradient are left behind."""
         draw_weights(self.network, keyed.generator(self.config.seed, number, "matching network", CPU))
-        terms: dict[str, Any] = dict.fromkeys(TERMS, 0.0)
+        terms: dict[str, Any] = dict.fromkeys(LOSSES, 0.0)
         for k in range(self.dataset.num_classes):
-            for name, value in zip(TERMS, self.of_class(k, number), strict=True):
+            for name, value in zip(LOSSES, self.of_class(k, number), strict=True):
                 terms[name] = terms[name] + value
         weights = [getattr(self.config, key) for key in ALL]
         self.sgd.zero_grad()
@@ -133,7 +134,7 @@ class TestOneIteration:
         distiller, state, plain = both
         reported = distiller.report(distiller.iterate(state))
         terms = plain.iterate(10)
-        weights = dict(zip(TERMS, (getattr(plain.config, key) for key in ALL), strict=True))
+        weights = dict(zip(LOSSES, (getattr(plain.config, key) for key in ALL), strict=True))
         used = {name: weight for name, weight in weights.items() if weight}
         assert list(reported) == ["loss", *used]
         for name in used:

@@ -119,6 +119,26 @@ def test_replays_are_the_run_without_a_graph(
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen)), "a stale replay would look right"
 
 
+@pytest.mark.parametrize("plan", [PLANS["chunks"], PLANS["parts"]], ids=["chunks", "parts"])
+def test_networks_of_a_queue_are_lent_to_the_graph(plan: Plan, made: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """... with their accuracy, while new ones come and all of them learn outside of it."""
+    keys = {"method": "idm", "partition": 2, "cross_entropy_weight": 0.1, "queue_every": 2, "queue_steps": 1}
+    plain, expected = made.begin(plan, graph=False, **keys)
+    recorded, state = made.begin(plan, graph=True, **keys)
+    record_on_cpus(recorded, state, monkeypatch)
+    entropies = []
+    for _ in range(6):
+        terms = plain.iterate(expected)
+        assert torch.equal(recorded.iterate(state), terms)
+        assert torch.equal(state.images, expected.images)
+        assert torch.equal(state.momentum, expected.momentum)
+        entropies.append(float(terms[-1]))
+    assert recorded._steps[1]._recorded is not None
+    assert len(set(entropies)) > 3, "a stale accuracy would give all the same, or none"
+    for name, tensor in vars(expected.queue).items():
+        assert torch.equal(getattr(state.queue, name), tensor)
+
+
 def test_another_state_is_another_graph(made: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """... with no trace of the first."""
     distiller, first = made.begin(PLANS["chunks"])
@@ -134,8 +154,9 @@ def test_another_state_is_another_graph(made: Toy, monkeypatch: pytest.MonkeyPat
 
 
 @CUDA
-def test_an_iteration_never_waits_for_the_device(made: Toy) -> None:
-    distiller, state = made.begin(PLANS["parts"], graph=False)
+@pytest.mark.parametrize("keys", [{}, {"method": "idm", "cross_entropy_weight": 0.1, "queue_every": 1}], ids=str)
+def test_an_iteration_never_waits_for_the_device(made: Toy, keys: dict[str, Any]) -> None:
+    distiller, state = made.begin(PLANS["parts"], graph=False, **keys)
     distiller.iterate(state)
     torch.cuda.set_sync_debug_mode("error")
     try:

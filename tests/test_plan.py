@@ -151,6 +151,12 @@ class TestMemory:
         assert 1 < plan.synthetic < 40
         assert BUDGET / 5 < self.peak(config, pool, 2, plan) <= BUDGET
 
+    def test_counts_the_pieces_of_a_partition(self, config: Config, pool: Pool) -> None:
+        config = config.replace(partition=2)
+        plan = self.plan(config, pool, 2 * BUDGET)
+        assert plan.classes < 8
+        assert 2 * BUDGET / 6 < self.peak(config, pool, 8, plan) <= 2 * BUDGET
+
     def test_does_not_grow_with_the_classes(self, config: Config, pool: Pool) -> None:
         config = replace(
             config, augmentation="rotate"

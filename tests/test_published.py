@@ -96,7 +96,7 @@ def test_several_steps_are_those_of_ddfast(case: str, dataset: Dataset, pool: Po
         terms = distiller.report(distiller.iterate(state))
         for name in distiller.weights:
             assert terms[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-12), name  # reported in float32
-        assert list(theirs) == list(TERMS)
+        assert list(theirs) == list(TERMS)[: len(ALL)], "all but the cross-entropy, which is IDM's"
         moved = (state.images - before).norm()
         assert moved > 0
         assert (published.images.detach() - state.images).norm() <= 1e-9 * moved

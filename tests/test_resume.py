@@ -80,6 +80,16 @@ class TestResume:
         run_here(config, tmp_path / "often", resume=True)
         assert contents(tmp_path / "often") == contents(tmp_path / "whole")
 
+    def test_goes_on_with_the_networks_of_the_queue(self, config: Config, tmp_path: Path) -> None:
+        keys = {"method": "idm", "partition": 2, "cross_entropy_weight": 0.1, "queue_every": 2, "queue_steps": 1}
+        config = config.replace(**keys)
+        run_here(config, tmp_path / "whole")
+        for before in (3, 4, 7, 10, 11, 13, 16):
+            with ended(before):
+                run_here(config, tmp_path / str(before))
+            run_here(config, tmp_path / str(before), resume=True)
+            assert contents(tmp_path / str(before)) == contents(tmp_path / "whole")
+
     def test_makes_the_pool_of_the_run_first(self, config: Config, tmp_path: Path) -> None:
         config = config.replace(pool="", **POOL)
         run_here(config, tmp_path / "whole")

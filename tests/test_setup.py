@@ -19,7 +19,8 @@ CPU = torch.device("cpu")
 def test_the_protocol_has_the_keys_of_the_run() -> None:
     got = asdict(protocol_of(Config(**OTHER)))
     network = {"network", "width", "depth", "norm", "activation", "pooling"}
-    assert got == {name: OTHER[name] for name in (*network, "augmentation", "epochs", "repeats", "seed")}
+    names = {*network, "augmentation", "partition", "epochs", "repeats", "seed"}
+    assert got == {name: OTHER[name] for name in names}
 
 
 def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:

@@ -35,8 +35,10 @@ class Config:
     )
     holdout: float = _key(0.0, "test on this part of the training images instead of the test images", 0)
     ipc: int = _key(10, "synthetic images per class", 1)
-    init: str = _key("real", "what the synthetic images start from: real or noise")
+    init: str = _key("real", "what the synthetic images start from: real, untiled (real, not one a piece) or noise")
     iterations: int = _key(20000, "iterations of distillation", 1)
+    method: str = _key("dm", "dm, or idm: networks that learn meanwhile, and a step for each class in turn")
+    partition: int = _key(1, "small images along each side of a synthetic one, enlarged for matching and evaluation", 1)
     seed: int = _key(0, "every random number of the run is a function of this one", 0)
     device: str = _key("auto", "auto, cpu, cuda or cuda:N")
     batch_real: int = _key(256, "real images per class and iteration, at most the smallest class", 1)
@@ -56,6 +58,11 @@ class Config:
     alpha: float | None = _key(None, "rate of the exponential form of class centralization [default: the plain form]")
     beta: float = _key(0.0, "threshold of the exponential form")
     cmi_weight: float = _key(0.0, "weight of conditional mutual information (CMI); needs a pool")
+    cross_entropy_weight: float = _key(
+        0.0, "weight of the cross-entropy (IDM), times the network's accuracy in percent"
+    )
+    queue_every: int = _key(30, "idm: a new network every N iterations", 1)
+    queue_steps: int = _key(10, "idm: steps that each of two networks learns for after an iteration", 1)
     pool: str = _key("", "folder of pre-trained networks, made by ddfast pretrain")
     pool_count: int = _key(0, "without --pool: pre-train this many networks inside the run", 0)
     pool_epochs: int = _key(20, "... for so many epochs each", 1)
@@ -83,12 +90,19 @@ class Config:
                 raise UserError(f"{key.name} must be finite, got {value}")
             if least is not None and value is not None and value < least:
                 raise UserError(f"{key.name} must be at least {least}, got {value}")
-        choices = {"init": ("real", "noise"), "local": ("channels", "rows"), "precision": PRECISIONS}
+        choices = {
+            "init": ("real", "untiled", "noise"),
+            "method": ("dm", "idm"),
+            "local": ("channels", "rows"),
+            "precision": PRECISIONS,
+        }
         for name, options in choices.items():
             if getattr(self, name) not in options:
                 raise UserError(f"{name} must be {' or '.join(options)}, got {getattr(self, name)!r}")
         if not (self.mean_weight or self.covariance_weight or self.needs_pool):
-            raise UserError("at least one of the four weights must differ from 0")
+            raise UserError("at least one of the four weights of DM, CM, CC and CMI must differ from 0")
+        if self.cross_entropy_weight != 0 and self.method != "idm":
+            raise UserError(f"cross_entropy_weight needs method idm, whose networks learn; got {self.method!r}")
         if self.beta != 0 and self.alpha is None:
             raise UserError(f"beta needs alpha, the rate of the exponential form; got beta {self.beta} alone")
         parse_strategy(self.augmentation)

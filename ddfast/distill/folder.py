@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddfast.distill.config import Config
 from ddfast.distill.plan import Plan
+from ddfast.distill.queue import Queue
 from ddfast.errors import RunFailed, UserError
 from ddfast.files import write_atomically
 
@@ -23,7 +24,8 @@ class State:
     """All that changes during a run: with the configuration it determines everything that comes after.
 
     images: (K·IPC, C, H, W) float32 normalised, sorted by class. momentum: the same, SGD's buffer. iteration: how many
-    are done. threads, plan: what the run was computed with, kept because rounding depends on them.
+    are done. threads, plan: what the run was computed with, kept because rounding depends on them. queue: the networks
+    of IDM, None before the first iteration.
     """
 
     images: Tensor
@@ -31,6 +33,7 @@ class State:
     iteration: int
     threads: int
     plan: Plan
+    queue: Queue | None = None
 
 
 class RunFolder:
@@ -87,6 +90,8 @@ class RunFolder:
         words["iteration"] = str(state.iteration)
         self.write("synthetic.safetensors", safetensors.torch.save({"images": images, "labels": labels.cpu()}, words))
         tensors = {"images": images, "momentum": state.momentum.cpu()}
+        if state.queue is not None:
+            tensors |= {f"queue.{name}": tensor.cpu() for name, tensor in vars(state.queue).items()}
         self.write("checkpoint.safetensors", safetensors.torch.save(tensors, {"state": json.dumps(numbers)}))
 
     def load_state(self, device: torch.device) -> State | None:
@@ -98,7 +103,10 @@ class RunFolder:
             with safetensors.safe_open(path, "pt", device=str(device)) as file:
                 numbers = json.loads(file.metadata()["state"])
                 numbers["plan"] = Plan(**numbers["plan"])
-                return State(file.get_tensor("images"), file.get_tensor("momentum"), **numbers)
+                state = State(file.get_tensor("images"), file.get_tensor("momentum"), **numbers)
+                if "queue.weights" in file.keys():  # noqa: SIM118
+                    state.queue = Queue(*(file.get_tensor(f"queue.{field.name}") for field in fields(Queue)))
+                return state
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a checkpoint of ddfast: {error}") from error
 

@@ -1,5 +1,8 @@
 """One iteration of distillation: distribution matching with any of covariance matching, centralization and CMI.
 
+DM matches in a fresh network at each iteration, IDM in one that learns from the training images meanwhile, with the
+cross-entropy of the synthetic images in it; and there each class steps by itself.
+
 All losses are sums over classes, so a chunk of classes goes forward and backward without the others, and no more than
 one chunk's activations exist at any time. Within a chunk every class is handled in the same calls. A class too large
 for that goes in parts: what joins its images is their features alone.
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -25,8 +29,11 @@ from ddfast.distill.graph import Recorded
 from ddfast.distill.plan import Plan
 from ddfast.distill.pool import Pool
 from ddfast.distill.precision import convolutions, to_network
+from ddfast.distill.queue import Teacher
+from ddfast.distill.steps import ImageSGD
 from ddfast.moments import ClassMoments
 from ddfast.networks import Network, draw_weights
+from ddfast.partition import expand
 from ddfast.segments import ClassSegments
 
 TERMS = {
@@ -34,8 +41,9 @@ TERMS = {
     "covariance_matching": "CM",
     "class_centralization": "CC",
     "conditional_mutual_information": "CMI",
+    "cross_entropy": "CE",
 }
-MATCHING, COMPLEXITY = tuple(TERMS)[:2], tuple(TERMS)[2:]
+MATCHING, COMPLEXITY = (*tuple(TERMS)[:2], "cross_entropy"), tuple(TERMS)[2:4]
 
 
 Terms = dict[str, Tensor]
@@ -55,21 +63,25 @@ class Distiller:
 
     def __post_init__(self) -> None:
         config, dataset = self.config, self.dataset
-        weights = (config.mean_weight, config.covariance_weight, config.centralization_weight, config.cmi_weight)
-        self.weights = {name: weight for name, weight in zip(TERMS, weights, strict=True) if weight != 0}
+        keys = ("mean_weight", "covariance_weight", "centralization_weight", "cmi_weight", "cross_entropy_weight")
+        weights = {name: getattr(config, key) for name, key in zip(TERMS, keys, strict=True)}
+        self.weights = {name: weight for name, weight in weights.items() if weight != 0}
         self.strategy = parse_strategy(config.augmentation)
         self.batch_real = min(config.batch_real, min(dataset.train.counts))
         self.local = config.local if config.covariance_weight != 0 else "channels"  # no covariance larger than need be
         self.device = dataset.train.images.device
+        self.sgd = ImageSGD(config, dataset.num_classes, self.device)
+        self.teacher = Teacher(config, dataset, self.network) if config.method == "idm" else None
         # What is different in every iteration, where a captured one reads it.
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)
         self.generator = torch.Generator(self.device)
         self.table = tabulate(torch.zeros(dataset.num_classes, DRAWS), (), dataset.size).to(self.device)
+        self.accuracy = torch.zeros((), dtype=torch.float64, device=self.device)
         self.classes = torch.arange(dataset.num_classes, device=self.device)
         self._steps: tuple[State, Callable[[], Tensor]] | None = None
 
     def iterate(self, state: State) -> Tensor:
-        """One step of the images; the unweighted terms of the loss (4,), in the order of TERMS, on the device.
+        """One step of the images; the unweighted terms of the loss (5,), in the order of TERMS, on the device.
 
         A graph has the images of one state in it and its terms in one place: the next iteration writes over them.
         """
@@ -78,17 +90,23 @@ class Distiller:
             recorded = self.config.graph and self.device.type == "cuda"
             self._steps = state, Recorded(step, self.generator) if recorded else step
         with record_function("networks"):
-            self._deal(state.iteration)
+            self._deal(state)
         with convolutions(self.config.precision):
             terms = self._steps[1]()
+            if self.teacher is not None and state.queue is not None:
+                self.teacher.teach(state.queue, state.iteration)
         state.iteration += 1
         return terms
 
-    def _deal(self, number: int) -> None:
+    def _deal(self, state: State) -> None:
         """Draws what the host draws, and puts it where the device finds it, without waiting."""
-        seed, classes = self.config.seed, torch.arange(self.dataset.num_classes)
+        seed, number, classes = self.config.seed, state.iteration, torch.arange(self.dataset.num_classes)
         self.number.fill_(number)
-        self.generator.manual_seed(keyed.key(seed, number, "matching network"))
+        if self.teacher is None:
+            self.generator.manual_seed(keyed.key(seed, number, "matching network"))
+        else:
+            state.queue = self.teacher.admit(state.queue, number)
+            self.teacher.lend(state.queue, number, self.network, self.accuracy)
         if self.pool is not None:
             self.pool.draw(seed, number)
         draws = keyed.uniform(seed, number, classes, "augmentation", DRAWS)
@@ -99,40 +117,49 @@ class Distiller:
     def _step(self, state: State) -> Tensor:
         """All that the device does in an iteration: nothing in it depends on a number of the host's."""
         config = self.config
-        with record_function("networks"):
-            draw_weights(self.network, self.generator)
+        if self.teacher is None:
+            with record_function("networks"):
+                draw_weights(self.network, self.generator)
         terms = torch.zeros(len(TERMS), device=self.device)
         chunks = zip(self.classes.split(self.plan.classes), self.table.split(self.plan.classes), strict=True)
         first = 0
         for classes, table in chunks:
             rows = slice(first, first := first + len(classes) * config.ipc)
-            images = state.images[rows].unflatten(0, (-1, config.ipc)).detach().requires_grad_()
+            held, momentum = (it[rows].unflatten(0, (-1, config.ipc)) for it in (state.images, state.momentum))
+            images = self.sgd.ahead(held, momentum, classes).requires_grad_()
             terms += self._match(images, classes, table)
             if self.pool is not None:
                 terms += self._simplify(images, table, self.pool.member)
             assert images.grad is not None
             # No loss looks at another class, so a chunk's step need not wait for the others' gradients.
             with record_function("step"):
-                state.momentum[rows].mul_(config.image_momentum).add_(images.grad.flatten(0, 1))
-                state.images[rows].sub_(state.momentum[rows], alpha=config.image_lr)
+                self.sgd.take(held, momentum, images.grad, classes)
         return terms
 
     def _match(self, images: Tensor, classes: Tensor, table: Tensor) -> Tensor:
-        """Distribution and covariance matching of a chunk's images (G, IPC, C, H, W), under the fresh network."""
+        """Distribution and covariance matching of a chunk's images (G, IPC, C, H, W), and their cross-entropy."""
+        config = self.config
         if not any(name in self.weights for name in MATCHING):
             return self._stack({})
         real = self._real_moments(classes, table)
 
         def loss(features: Tensor, segments: ClassSegments) -> tuple[Tensor, Terms]:
-            return DF.moment_matching(
+            value, terms = DF.moment_matching(
                 real,
                 features,
                 syn_segments=segments,
-                mean_weight=self.config.mean_weight,
-                covariance_weight=self.config.covariance_weight,
+                mean_weight=config.mean_weight,
+                covariance_weight=config.covariance_weight,
                 local=self.local,
                 return_terms=True,
             )
+            if config.cross_entropy_weight == 0:
+                return value, terms
+            # The mean over the images of a class, added up over classes.
+            logits = self.network.head(self.network.pooled(features)).to(value.dtype)
+            labels = classes[:, None].expand(-1, len(logits) // len(classes)).flatten()
+            entropy = self.accuracy.to(value.dtype) * len(classes) * F.cross_entropy(logits, labels)
+            return value + config.cross_entropy_weight * entropy, {**terms, "cross_entropy": entropy.detach()}
 
         return self._differentiate(images, table, self.network.embed, loss)
 
@@ -156,7 +183,8 @@ class Distiller:
     def _simplify(self, images: Tensor, table: Tensor, member: Network) -> Tensor:
         """Class centralization, of the augmented images, and CMI, of the images as they are, under a pool network."""
         config = self.config
-        total = config.ipc * self.dataset.num_classes  # the batch mean is over all classes, not over the chunk's
+        # The batch mean is over all classes, not over the chunk's.
+        total = config.partition**2 * config.ipc * self.dataset.num_classes
 
         def centralization(features: Tensor, segments: ClassSegments) -> tuple[Tensor, Terms]:
             spread = DF.class_centralization(features, segments, alpha=config.alpha, beta=config.beta)
@@ -187,20 +215,22 @@ class Distiller:
                 features = torch.cat([self._features(part, table, embed) for part in parts], dim=1)
             features.requires_grad_()
         with record_function("losses"):
-            value, terms = loss(features.flatten(0, 1), ClassSegments.uniform(*images.shape[:2]))
+            value, terms = loss(features.flatten(0, 1), ClassSegments.uniform(*features.shape[:2]))
         with record_function("backward"):
             value.backward()
         if len(parts) > 1:
             assert features.grad is not None
-            for part, gradient in zip(parts, features.grad.split(self.plan.synthetic, dim=1), strict=True):
+            gradients = features.grad.split(self.config.partition**2 * self.plan.synthetic, dim=1)
+            for part, gradient in zip(parts, gradients, strict=True):
                 features = self._features(part, table, embed)
                 with record_function("backward"):
                     features.backward(gradient)
         return self._stack(terms)
 
     def _features(self, images: Tensor, table: Tensor | None, embed: Embed) -> Tensor:
-        """(G, s, C, H, W) -> (G, s, ...)."""
+        """(G, s, C, H, W) -> (G, s times the pieces of an image, ...)."""
         with record_function("augment"):
+            images = expand(images, self.config.partition)
             augmented = images if table is None else self._augmented(images, table)
         with record_function("synthetic features"):
             return embed(to_network(augmented, self.network)).unflatten(0, images.shape[:2])

@@ -14,7 +14,7 @@ from ddfast.networks import Network
 
 @dataclass(frozen=True)
 class Plan:
-    """What is in memory together.
+    """What is in memory together. Of a partitioned image, all pieces are.
 
     classes: those that go forward and backward together. real: real images of each of them that are augmented together.
     synthetic: synthetic images of each of them whose activations are kept for backward together. rows: images that go
@@ -70,10 +70,10 @@ def make_plan(config: Config, dataset: Dataset, network: Network, pool: Pool | N
     matching = footprint(network, "embed", shape)
     complexity = footprint(pool.member, "features", shape) if pool else Footprint()
     budget = parse_bytes(config.memory_budget)
-    most = budget * 3 // 4
-    synthetic = 8 * image + max(matching.kept, complexity.kept)
+    most, pieces = budget * 3 // 4, config.partition**2
+    synthetic = pieces * (8 * image + max(matching.kept, complexity.kept))
     classes = min(max(1, most // (config.ipc * synthetic)), dataset.num_classes)
-    held = 2 * image + 4 * max(matching.features, complexity.features)  # of every image of a class that goes in parts
+    held = pieces * (2 * image + 4 * max(matching.features, complexity.features))  # where a class goes in parts
     parts = config.ipc if config.ipc * synthetic <= most else max(1, (most - config.ipc * held) // synthetic)
     batch_real = min(config.batch_real, min(dataset.train.counts))
     real = max(1, most // (classes * (5 * image + matching.features)))

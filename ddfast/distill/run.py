@@ -21,6 +21,7 @@ from ddfast.distill.pretrain import pretrain_with_progress
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
 from ddfast.errors import RunFailed, UserError
 from ddfast.evaluate import evaluate_all, evaluate_distilled
+from ddfast.partition import assemble, check_partition
 from ddfast.report import Board, draw_grid, save_curve, save_grid
 from ddfast.report.progress import meter
 from ddfast.signals import Stop
@@ -59,8 +60,9 @@ class Run:
         check_precision(config.precision, self.device)
         self.board = Board(path / "tensorboard", wanted=config.tensorboard)
         self.dataset = dataset or load_data(config, self.device, console)
+        check_partition(config.partition, self.dataset.size)
         fewest = min(self.dataset.train.counts)
-        if config.init == "real" and config.ipc > fewest:
+        if config.init != "noise" and config.ipc > fewest:
             raise UserError(
                 f"ipc must be at most {fewest}, the images of the smallest class of {config.data}, got {config.ipc}"
             )
@@ -120,12 +122,16 @@ class Run:
         return state
 
     def _initial_images(self) -> Tensor:
-        """(K·IPC, C, H, W): random real images of every class, or noise."""
+        """(K·IPC, C, H, W): random real images of every class, each piece another draw made smaller, or noise."""
         config, dataset = self.config, self.dataset
         classes = torch.arange(dataset.num_classes, device=self.device)
-        if config.init == "real":
-            scores = keyed.bits(config.seed, 0, classes, "initial images", max(dataset.train.counts))
-            return dataset.normalise(dataset.train.images[dataset.train.choose(classes, config.ipc, scores).flatten()])
+        if config.init != "noise":
+            factor, pieces = (config.partition if config.init == "real" else 1), []
+            for piece in range(factor**2):
+                scores = keyed.bits(config.seed, piece, classes, "initial images", max(dataset.train.counts))
+                rows = dataset.train.choose(classes, config.ipc, scores).flatten()
+                pieces.append(dataset.normalise(dataset.train.images[rows]))
+            return assemble(torch.stack(pieces), factor)
         shape = (dataset.num_classes * config.ipc, dataset.channels, *dataset.size)
         generator = keyed.generator(config.seed, 0, "initial noise", self.device)
         return torch.randn(shape, generator=generator, device=self.device)
@@ -135,7 +141,8 @@ class Run:
             raise RunFailed(f"the images are not finite after iteration {state.iteration}; {self._kept()}")
         dataset = self.dataset
         about = {"recipe": self.config.recipe or self.dataset.name, "version": ddfast.__version__}
-        metadata = {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std, **about}
+        pixels = {"mean": dataset.mean, "std": dataset.std, "partition": self.config.partition}
+        metadata = {"classes": dataset.classes, **pixels, **about}
         self.board.flush()
         self.folder.save_state(state, self.labels, metadata)
         self._saved = state.iteration

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddfast import keyed
 from ddfast.augment import parse_strategy
 from ddfast.data import Dataset
+from ddfast.partition import expand
 from ddfast.training import BATCH, Tick, accuracy, build_network, optimizer, train_epoch
 
 LR = 0.01
@@ -23,8 +24,9 @@ LR = 0.01
 class Protocol:
     """What is trained, on nothing but the images in question.
 
-    epochs: E; the loop runs E + 1 times, E // 2 + 2 of them at learning rate 0.01 and the rest at a tenth of it, with a
-    new optimizer and so without momentum at the drop. repeats: networks for each set of images.
+    partition: pieces along each side of an image; each piece, enlarged, is a training image. epochs: E; the loop runs
+    E + 1 times, E // 2 + 2 of them at learning rate 0.01 and the rest at a tenth of it, with a new optimizer and so
+    without momentum at the drop. repeats: networks for each set of images.
     """
 
     network: str = "convnet"
@@ -34,6 +36,7 @@ class Protocol:
     activation: str | None = None
     pooling: str | None = None
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    partition: int = 1
     epochs: int = 1000
     repeats: int = 5
     seed: int = 0
@@ -46,7 +49,8 @@ def steps(protocol: Protocol, count: int, epochs: int) -> int:
 
 def evaluate_images(images: Tensor, labels: Tensor, dataset: Dataset, protocol: Protocol, tick: Tick) -> dict[str, Any]:
     """Accuracies in percent of networks trained on normalised float images (N, C, H, W) with labels (N,)."""
-    return _repeat(lambda repeat: (images, labels), len(images), lambda x: x, protocol.epochs, dataset, protocol, tick)
+    expanded = expand(images, protocol.partition), labels.repeat(protocol.partition**2)
+    return _repeat(lambda repeat: expanded, len(images), lambda x: x, protocol.epochs, dataset, protocol, tick)
 
 
 def evaluate_random(counts: Sequence[int], dataset: Dataset, protocol: Protocol, tick: Tick) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def evaluate_distilled(
     images: Tensor, labels: Tensor, dataset: Dataset, protocol: Protocol, console: Console, stop: Stop
 ) -> Result:
     """Normalised images (N, C, H, W) and their labels (N,), with progress."""
-    total = steps(protocol, len(images), protocol.epochs)
+    total = steps(protocol, protocol.partition**2 * len(images), protocol.epochs)
     return _timed(
         "distilled", total, console, stop, lambda tick: evaluate_images(images, labels, dataset, protocol, tick)
     )

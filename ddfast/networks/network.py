@@ -50,7 +50,11 @@ class Network(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The penultimate features, (N, C, H, W) -> (N, E)."""
-        return self.embed(x).flatten(1)
+        return self.pooled(self.embed(x))
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """The penultimate features of feature maps, (N, width, h, w) -> (N, E)."""
+        return maps.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits, (N, C, H, W) -> (N, num_classes)."""

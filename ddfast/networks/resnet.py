@@ -84,5 +84,5 @@ class ResNet18(Network):
     def embed(self, x: Tensor) -> Tensor:
         return self.blocks(normalized(self.norm, self.stem(self.laid(x)), fused=self.fused))
 
-    def features(self, x: Tensor) -> Tensor:
-        return self.pool(self.embed(x)).flatten(1)
+    def pooled(self, maps: Tensor) -> Tensor:
+        return self.pool(maps).flatten(1)
