@@ -11,6 +11,7 @@ from keys import OTHER
 from ddfast.distill.config import Config
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
 from ddfast.errors import UserError
+from ddfast.training import build_network
 
 CPU = torch.device("cpu")
 
@@ -19,6 +20,12 @@ def test_the_protocol_has_the_keys_of_the_run() -> None:
     got = asdict(protocol_of(Config(**OTHER)))
     network = {"network", "width", "depth", "norm", "activation", "pooling"}
     assert got == {name: OTHER[name] for name in (*network, "augmentation", "epochs", "repeats", "seed")}
+
+
+def test_a_network_has_the_keys_of_the_run() -> None:
+    keys = {"width": 4, "depth": 2, "norm": "group", "activation": "sigmoid", "pooling": "max"}
+    built = build_network(Config(**keys), toy()).config
+    assert {name: built[name] for name in keys} == keys
 
 
 def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:
