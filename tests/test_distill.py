@@ -104,6 +104,9 @@ CASES: dict[str, dict[str, Any]] = {
     "all, not augmented": {**ALL, "augmentation": "none"},
     "all, more real images than there are": {**ALL, "batch_real": 99},
     "all, another seed": {**ALL, "seed": 12345},
+    "all, AlexNet": {**ALL, "network": "alexnet", "width": 16, "depth": None},
+    "all, VGG-11": {**ALL, "network": "vgg11", "depth": None},
+    "all, another ConvNet": {**ALL, "activation": "leakyrelu", "pooling": "max"},
 }
 
 

@@ -258,8 +258,8 @@ class TestAccuracy:
 
 
 class TestTable:
-    def rows(self, dataset: Dataset, per_class: int, whole_epochs: int) -> dict[str, Any]:
-        labels = torch.arange(3).repeat_interleave(per_class)
+    def rows(self, dataset: Dataset, per_class: int | list[int], whole_epochs: int) -> dict[str, Any]:
+        labels = torch.arange(3).repeat_interleave(torch.tensor(per_class))
         images = torch.randn(len(labels), 1, 8, 8)
         with Stop() as stop:
             return evaluate_all(images, labels, dataset, QUICK, whole_epochs, Console(quiet=True), stop)
@@ -268,6 +268,8 @@ class TestTable:
         assert list(self.rows(dataset, 12, 1)) == ["random", "distilled", "whole"]
         assert list(self.rows(dataset, 12, 0)) == ["random", "distilled"]
         assert list(self.rows(dataset, 13, 0)) == ["distilled"], "a class has 12 images to draw from"
+        assert list(self.rows(dataset, [1, 13, 1], 0)) == ["distilled"]
+        assert [row["images"] for row in self.rows(dataset, [1, 12, 3], 0).values()] == [16, 16]
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +303,9 @@ class TestCommand:
     def test_a_run_s_architecture_is_for_its_own_network(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(run.parent)
         own = find_subject(run, {}, None)
+        variant = own.config.replace(norm="none", activation="sigmoid", pooling="max")
+        assert replace(own, config=variant).config_of("convnet") == variant
+        assert replace(own, config=variant).config_of("vgg11") == own.config_of("vgg11")
         assert own.config_of("") == own.config_of("convnet") == Config.load(run / "config.toml")
         assert (own.config.width, own.config.depth) == (8, 2)
         for name in ("alexnet", "vgg11", "resnet18"):

@@ -12,6 +12,7 @@ from pictures import save_image_folder
 from ddfast.distill.config import Config
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
 from ddfast.errors import UserError
+from ddfast.training import build_network
 
 CPU = torch.device("cpu")
 
@@ -21,6 +22,12 @@ def test_the_protocol_has_the_keys_of_the_run() -> None:
     network = {"network", "width", "depth", "norm", "activation", "pooling"}
     names = {*network, "augmentation", "partition", "epochs", "repeats", "seed"}
     assert got == {name: OTHER[name] for name in names}
+
+
+def test_a_network_has_the_keys_of_the_run() -> None:
+    keys = {"width": 4, "depth": 2, "norm": "group", "activation": "sigmoid", "pooling": "max"}
+    built = build_network(Config(**keys), toy()).config
+    assert {name: built[name] for name in keys} == keys
 
 
 def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:
