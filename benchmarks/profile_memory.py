@@ -2,16 +2,18 @@
 
     python -m benchmarks.profile_memory                                            small, a minute
     python -m benchmarks.profile_memory --width 128 --pool-width 64 --real 256 --classes 10 50 100 200 --size 64
+    python -m benchmarks.profile_memory --show FILE    what was measured
 
 Bytes are those of tensors, beyond the data and the synthetic images: what PyTorch's allocator hands out in one
 iteration, after one that does not count. Beside them the resident set of the process, which began with nothing but
 imports, or what the allocator reserved on CUDA. Writes memory.json and memory.png into --out, and on CUDA a snapshot
-for pytorch.org/memory_viz of every measurement.
+for pytorch.org/memory_viz of every measurement. The profiler's own records of an iteration of minutes take gigabytes:
+--resident leaves it out, and with it all but the resident set.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -32,15 +34,24 @@ COLOURS = {"published": "#D55E00", "float32": "#0072B2", "bf16": "#009E73", "tf3
 
 @dataclass(frozen=True)
 class Row:
+    """peak, average: of tensors beyond data and images, None if not profiled. resident: the most, and with data."""
+
     contender: str
     setting: dict[str, Any]
-    peak_bytes: int
-    average_bytes: float
+    peak_bytes: int | None
+    average_bytes: float | None
     peak_bytes_by_phase: dict[str, int]
-    resident_bytes: int  # the most, with data and images; on CUDA what the allocator reserved
+    resident_bytes: int
+
+    @property
+    def beside_bytes(self) -> int:
+        """The resident set beyond data, images and their momentum."""
+        setting = Setting(**self.setting)
+        pixels = 3 * setting.size**2 * setting.classes
+        return self.resident_bytes - pixels * (2 * setting.real + 1) - 2 * 4 * pixels * setting.ipc
 
 
-def measure(name: str, setting: Setting, device: torch.device, snapshot: str | None = None) -> Row:
+def measure(name: str, setting: Setting, device: torch.device, profile: bool, snapshot: str | None = None) -> Row:
     before = _status("VmRSS")
     with contender(name, setting, device, graph=False) as iterate:
         if device.type == "cuda":
@@ -49,6 +60,8 @@ def measure(name: str, setting: Setting, device: torch.device, snapshot: str | N
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
             iterate()
             resident = _status("VmHWM") - before
+        if not profile:
+            return Row(name, asdict(setting), None, None, {}, resident)
         memory = profiled(iterate, device).memory
     return Row(name, asdict(setting), memory.peak, memory.average, memory.peak_by_phase, resident)
 
@@ -70,27 +83,32 @@ def _reserved(iterate: Any, snapshot: str | None) -> int:
     return torch.cuda.max_memory_reserved()
 
 
-def tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """The whole iteration; and its peak in every phase."""
-    yield _table("MiB", rows, ("peak", "average", "resident"), _whole)
-    yield _table("peak in, MiB", rows, PHASES[:-1], _phases)
+def show(rows: Sequence[Row]) -> None:
+    """Prints the whole iteration; and its peak in every phase."""
+    console = Console(width=160)
+    console.print(_table("MiB", rows, ("peak", "average", "resident", "beside data"), _whole), "")
+    profiled_rows = [row for row in rows if row.peak_bytes_by_phase]
+    if profiled_rows:
+        console.print(_table("peak in, MiB", profiled_rows, PHASES[:-1], _phases), "")
 
 
-def _whole(row: Row) -> Iterable[float]:
-    return row.peak_bytes, row.average_bytes, row.resident_bytes
+def _whole(row: Row) -> Iterable[float | None]:
+    return row.peak_bytes, row.average_bytes, row.resident_bytes, row.beside_bytes
 
 
 def _phases(row: Row) -> Iterable[float]:
     return (row.peak_bytes_by_phase[phase] for phase in PHASES[:-1])
 
 
-def _table(title: str, rows: Sequence[Row], columns: Sequence[str], sizes: Callable[[Row], Iterable[float]]) -> Table:
+def _table(
+    title: str, rows: Sequence[Row], columns: Sequence[str], sizes: Callable[[Row], Iterable[float | None]]
+) -> Table:
     varied = _varied(rows)
     shown = Table(title, *varied, box=None, header_style="bold", pad_edge=False)
     for name in columns:
         shown.add_column(name, justify="right")
     for row in rows:
-        cells = (f"{size / 2**20:.1f}" for size in sizes(row))
+        cells = ("–" if size is None else f"{size / 2**20:.1f}" for size in sizes(row))
         shown.add_row(row.contender, *(str(row.setting[name]) for name in varied), *cells)
     return shown
 
@@ -117,7 +135,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         points = sorted(points, key=lambda row: row.setting["classes"])
         label = ", ".join([key[0], *(f"{name} {value}" for name, value in zip(others, key[1:], strict=True))])
         places = [row.setting["classes"] for row in points]
-        peaks = [row.peak_bytes / 2**20 for row in points]
+        peaks = [(row.beside_bytes if row.peak_bytes is None else row.peak_bytes) / 2**20 for row in points]
         axes.plot(places, peaks, marker=markers[key[1:]], color=COLOURS[key[0]], label=label)
     axes.set(xlabel="classes", ylabel="MiB beyond data and images", ylim=(0, None), title="Peak memory of an iteration")
     axes.grid(alpha=0.25)
@@ -130,22 +148,27 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contenders", nargs="+", choices=list(COLOURS), default=list(CONTENDERS))
     parser.add_argument("--out", type=Path, help="default: the machine's folder of results")
+    parser.add_argument("--resident", action="store_true", help="the resident set alone")
+    parser.add_argument("--show", type=Path)
     add_settings(parser, **SMALL)
     options = parser.parse_args(arguments)
+    if options.show:
+        rows = [Row(**row) for row in json.loads(options.show.read_text())["rows"]]
+        show(rows)
+        return rows
     out = options.out or environment.results_folder()
     here = environment.write(out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows: list[Row] = []
+    rows = []
     # A process for each measurement: what another has left behind in the heap would count as resident.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
         for setting in settings(options):
             for name in options.contenders:
                 snapshot = str(out / f"memory-{len(rows)}-{name}.pickle") if device.type == "cuda" else None
-                rows.append(processes.submit(measure, name, setting, device, snapshot).result())
+                rows.append(processes.submit(measure, name, setting, device, not options.resident, snapshot).result())
                 record = {"environment": here, "rows": [asdict(row) for row in rows]}
                 (out / "memory.json").write_text(json.dumps(record, indent=1) + "\n")
-    for shown in tables(rows):
-        Console(width=160).print(shown, "")
+    show(rows)
     plot(rows, out / "memory.png")
     print(out / "memory.json")
     return rows

@@ -20,7 +20,7 @@ from ddfast.errors import RunFailed, UserError
 from ddfast.evaluate import evaluate_all
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
-from ddfast.options import given_keys, parse_grid, with_config_options
+from ddfast.options import given_keys, parse_grid, with_config_options, with_data_options
 from ddfast.report import class_table, evaluation_table, options_line, pool_table, ranked, sweep_table
 from ddfast.signals import Interrupted, Stop
 from ddfast.training import build_network
@@ -162,8 +162,9 @@ def _print_sweep(path: Path, results: dict[str, Any]) -> None:
 
 
 @app.command()
+@with_data_options
 def pretrain(
-    data: Annotated[str, typer.Option(help="digits, or a folder with train.npz and test.npz")],
+    data: Annotated[str, typer.Option(help="digits, cifar10 or another known name, hf:NAME, or a folder")],
     count: Annotated[int, typer.Option(help="networks in the pool", min=1)],
     out: Annotated[Path, typer.Option(help="the folder of the pool; one that is there already is completed")],
     epochs: Annotated[int, typer.Option(help="epochs for each network", min=1)] = 40,
@@ -176,11 +177,10 @@ def pretrain(
     precision: Annotated[str, typer.Option(help="of a step: float32, tf32 (CUDA only) or bf16")] = "float32",
     augmentation: Annotated[str, typer.Option(help="operations joined by _, or none")] = "none",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    **options: Any,
 ) -> None:
     """Pre-train the networks that class centralization and CMI need; goes on where it was stopped."""
-    from ddfast.data import load
-
-    dataset = load(data, device=find_device(device))
+    dataset = load_data(Config(data=data, **given_keys(options)), find_device(device), console)
     settings = PoolConfig(epochs, network, width, depth, norm, weight_decay, seed, precision, augmentation)
     with Stop() as stop:
         pretrain_with_progress(out, dataset, count, settings, console, stop)
@@ -205,7 +205,7 @@ def evaluate(
         raise UserError(f"{run} holds no checkpoint yet; ddfast distill --resume continues it")
     held = folder.load_config()
     held = held.replace(epochs=epochs or held.epochs, repeats=repeats or held.repeats)
-    dataset = load_data(held, state.images.device)
+    dataset = load_data(held, state.images.device, console)
     labels = labels_of(held, dataset)
     names = [name.strip() for name in networks.split(",") if name.strip()] or [""]
     configs = [

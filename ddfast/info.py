@@ -12,6 +12,15 @@ from ddfast.operators import native
 from ddfast.operators.backends import BACKENDS, absent, choose, refusal
 from ddfast.operators.library import SIGNATURES
 
+_EXTRAS = {
+    "plot": ("matplotlib", "PIL"),
+    "digits": ("sklearn",),
+    "tensorboard": ("tensorboard", "PIL"),
+    "images": ("PIL",),
+    "torchvision": ("torchvision", "scipy"),
+    "huggingface": ("datasets", "PIL"),
+}
+
 
 def info_lines() -> Iterator[str]:
     yield f"ddfast {ddfast.__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"
@@ -22,9 +31,10 @@ def info_lines() -> Iterator[str]:
         yield f"cuda:{number}: {torch.cuda.get_device_name(number)}"
     if not torch.cuda.device_count():
         yield "CUDA: no device"
-    for extra, module in (("plot", "matplotlib"), ("plot", "PIL"), ("digits", "sklearn")):
-        if importlib.util.find_spec(module) is None:
-            yield f"{module} is missing: pip install 'ddfast[{extra}]'"
+    for extra, modules in _EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if missing:
+            yield f"missing: {', '.join(missing)}; pip install 'ddfast[{extra}]'"
     for name in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         yield f"backends on {name}:"
         device = torch.device(name)

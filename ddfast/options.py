@@ -15,9 +15,18 @@ _SAME_FOR_ALL = ("recipe", "data", "image_size", "mean", "std", "holdout", "seed
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """`command` with an option for every key of Config in the place of its **options; None stands for not given."""
+    return _with_options(command, [key.name for key in dataclasses.fields(Config)])
+
+
+def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for the keys that say how data are loaded."""
+    return _with_options(command, ("image_size", "mean", "std", "holdout"))
+
+
+def _with_options(command: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
     signature = inspect.signature(command)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
-    keys = [_option(key) for key in dataclasses.fields(Config)]
+    keys = [_option(key) for key in dataclasses.fields(Config) if key.name in names]
     command.__signature__ = signature.replace(parameters=[*own, *keys])  # type: ignore[attr-defined]
     return command
 

@@ -11,6 +11,7 @@ KEYS = {key.name: key for key in dataclasses.fields(Config)}
 OTHER: dict[str, Any] = {
     "recipe": "a/b",
     "data": '/data/with "quotes", \\back\\slashes,\ttabs\nand ünïcode \U0001f600',
+    "image_size": 48,
     "mean": (0.1, 1 / 3, 1e-300),
     "std": (1, 2.5, 5e20),
     "holdout": 0.1,

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 DISTILL: dict[str, tuple[list[str], str]] = {
     "missing data": (["--data", "./nowhere"], "nowhere: No such file or directory; expected a folder with train.npz"),
-    "data of no name": (["--data", "digit"], "data 'digit' is neither a folder nor a known data set (digits); did you"),
+    "data of no name": (["--data", "digit"], "data 'digit' is neither a folder nor a known data set (digits, "),
     "empty data": (["--data", "./empty"], "empty has no train.npz and no test.npz: it is empty"),
     "data is a file": (["--data", "./file"], "file: Not a directory"),
     "broken data": (["--data", "./truncated"], "train.npz is not an npz file, or is damaged or cut short"),

@@ -1,6 +1,7 @@
 """What the commands do and say when nothing is wrong, and what `report --check` finds."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from engine import ALL, NO_PICTURES, POOL, SMALL, Outcome, contents, ddfast, opt
 
 from ddfast.distill.config import Config, from_recipe, recipes
 from ddfast.distill.pretrain import trained
+from ddfast.info import info_lines
 
 QUICK = options({**SMALL, "ipc": 2, "batch_real": 8, "iterations": 2})
 
@@ -177,6 +179,19 @@ class TestTellingAboutItself:
         assert any(line.startswith("torch ") and "triton" in line and "CUDA" in line for line in lines)
         assert "backends on cpu:" in lines
         assert any("moment_matching" in line and " runs " in line for line in lines)
+
+    def test_info_names_missing_extras(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        here: set[str] = set()
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in here else None)
+        missing = [line for line in info_lines() if line.startswith("missing: ")]
+        extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+        extras = set(extras["optional-dependencies"]) - {"test", "lint"}
+        assert {line.split("'")[1] for line in missing} == {f"ddfast[{extra}]" for extra in extras}
+        assert "missing: matplotlib, PIL; pip install 'ddfast[plot]'" in missing
+        here |= {"matplotlib", "PIL", "sklearn", "tensorboard", "torchvision", "datasets"}
+        assert [line for line in info_lines() if line.startswith("missing: ")] == [
+            "missing: scipy; pip install 'ddfast[torchvision]'"
+        ]
 
     def test_recipes(self, folder: Path) -> None:
         lines = ddfast("recipes", cwd=folder).out.splitlines()

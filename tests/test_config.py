@@ -14,6 +14,7 @@ from ddfast.networks import NETWORKS
 
 PUBLISHED = {
     "data": "digits",
+    "image_size": None,
     "mean": None,
     "std": None,
     "holdout": 0.0,
@@ -45,7 +46,7 @@ PUBLISHED = {
 }
 
 AT_LEAST_ONE = (
-    *("ipc", "iterations", "batch_real", "width", "depth", "pool_epochs", "pool_width", "pool_depth"),
+    *("image_size", "ipc", "iterations", "batch_real", "width", "depth", "pool_epochs", "pool_width", "pool_depth"),
     *("epochs", "repeats", "log_every", "checkpoint_every"),
 )
 AT_LEAST_ZERO = ("holdout", "seed", "image_lr", "image_momentum", "pool_count", "whole_epochs", "eval_every")

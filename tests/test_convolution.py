@@ -69,9 +69,11 @@ def test_error_is_at_most_twice_that_of_pytorch(channels, size, backend, device)
         assert frobenius(result, right) < max(2 * frobenius(eager, right), 4 * torch.finfo(torch.float32).eps)
 
 
+@pytest.mark.parametrize("shape", [(2, 48, 80, 6, 9), (17, 144, 80, 3, 4), (2, 80, 144, 6, 9)], ids=str)
 @pytest.mark.parametrize("name", capabilities_to_test())
-def test_every_instruction_set(name):
-    given = inputs(2, 48, 80, 6, 9, torch.float32)
+def test_every_instruction_set(name, shape):
+    """Whether tiles or output channels are fewer decides the way through."""
+    given = inputs(*shape, torch.float32)
     before = native.module.build_info()["in use"]
     native.module.set_capability(name)
     try:
@@ -82,15 +84,18 @@ def test_every_instruction_set(name):
         assert frobenius(result, right) < 2e-6
 
 
-def test_an_image_is_the_same_in_any_batch(backend, device):
-    x, kernel, bias = (it.to(device) for it in inputs(37, 32, 48, 8, 8, torch.float32))
+@pytest.mark.parametrize("channels", [(32, 48), (144, 160)], ids=str)
+def test_an_image_is_the_same_in_any_batch(channels, backend, device):
+    """Also where its batch has tiles enough for the other way through."""
+    x, kernel, bias = (it.to(device) for it in inputs(37, *channels, 8, 8, torch.float32))
     whole = conv3x3(x, kernel, bias, backend=backend)
     for rows in (slice(0, 1), slice(5, 12), slice(36, 37)):
         assert torch.equal(conv3x3(x[rows], kernel, bias, backend=backend), whole[rows])
 
 
-def test_bitwise_the_same_with_any_number_of_threads(backend, device):
-    given = [it.to(device) for it in inputs(9, 32, 48, 8, 8, torch.float32)]
+@pytest.mark.parametrize("width", [48, 208])
+def test_bitwise_the_same_with_any_number_of_threads(width, backend, device):
+    given = [it.to(device) for it in inputs(9, 32, width, 8, 8, torch.float32)]
     threads = torch.get_num_threads()
     try:
         results = []

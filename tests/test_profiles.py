@@ -52,7 +52,7 @@ class TestProfiled:
             with record_function("losses"):
                 work(10)
                 with record_function("augment"):
-                    work(100)
+                    work(400)
             with record_function("losses"):
                 work(10)
 
@@ -60,7 +60,7 @@ class TestProfiled:
         assert sum(profile.seconds_by_phase.values()) == pytest.approx(profile.seconds)
         assert profile.seconds_by_phase["augment"] > 2 * profile.seconds_by_phase["losses"] > 0
         assert profile.seconds_by_phase["step"] == 0
-        assert profile.kernels["aten::mm"][1] == 120
+        assert profile.kernels["aten::mm"][1] == 420
         assert "losses" not in profile.kernels
 
 
@@ -100,6 +100,18 @@ def test_profile_memory_writes_what_it_prints(tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert f"{rows[1].peak_bytes / 2**20:.1f}" in printed
     assert f"{rows[1].peak_bytes_by_phase['real features'] / 2**20:.1f}" in printed
+    assert profile_memory.main(["--show", str(tmp_path / "memory.json")]) == rows
+    assert printed.startswith(capsys.readouterr().out)
+
+
+def test_profile_memory_of_the_resident_set_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = [*OPTIONS, "--classes", "2", "--contenders", "float32", "--resident", "--out", str(tmp_path)]
+    (row,) = profile_memory.main(arguments)
+    assert row.peak_bytes is None
+    data, images = 3 * 16**2 * 2 * (2 * 4 + 1), 3 * 16**2 * 2 * 2 * 4
+    assert row.beside_bytes == row.resident_bytes - data - 2 * images > 0
+    assert f"{row.beside_bytes / 2**20:.1f}" in capsys.readouterr().out
 
 
 def test_profile_iteration_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from engine import save_npz, toy
 from keys import OTHER
+from pictures import save_image_folder
 
 from ddfast.distill.config import Config
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
@@ -36,6 +37,13 @@ def test_data_is_held_out_and_normalised_as_asked(tmp_path: Path) -> None:
     everything = load_data(Config(data=str(tmp_path)), CPU)
     assert (everything.train.counts, everything.test.counts) == ((12, 12, 12), (5, 5, 5))
     assert (everything.mean, everything.std) == (toy().mean, toy().std)
+
+
+def test_image_files_are_brought_to_the_size_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDFAST_CACHE", str(tmp_path / "cache"))
+    folder = save_image_folder(tmp_path / "insects")
+    assert load_data(Config(data=str(folder)), CPU).size == (6, 6)
+    assert load_data(Config(data=str(folder), image_size=4), CPU).size == (4, 4)
 
 
 def test_labels_are_sorted_by_class() -> None:

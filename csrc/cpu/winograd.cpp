@@ -3,60 +3,22 @@
 // are polynomials of the 6x6 pixels they see, multiplied at 36 points, so that a product takes 36 multiplications and not
 // 144. At each point it is a matrix product over the channels:
 //     out = A^T [ sum_i (G·g_i·G^T) ⊙ (B^T·d_i·B) ] A
-// The points 0, ±5/8, ±5/4 and infinity, instead of 0, ±1, ±2, halve the error.
 #include "winograd.h"
 
 #include "transpose.h"
+#include "winograd_points.h"
 
 namespace ddfast::DDFAST_ISA {
 namespace {
 
-constexpr int OUT = 4, IN = 6, POINTS = IN * IN;
 constexpr int64_t CHUNK = 16;    // of the depth, summed in registers
 constexpr int64_t SIXTEEN = 16;  // channels are whole multiples of it
+constexpr int64_t SLAB = 64;     // of the depth, of which a block of the kernel at the points fits a core's cache
 
 // A block of the products is ROWS tiles by COLUMNS registers of channels: its sums, a row of operands and a broadcast fit
 // the registers.
 constexpr int ROWS = 6, COLUMNS = BYTES == 64 ? 4 : 2;
 constexpr int64_t BLOCK = COLUMNS * LANES<float>;
-
-using Lanes = Vec<float>;
-constexpr float P = 0.625f, Q = 1.25f, P2 = P * P, Q2 = Q * Q;
-
-// B^T of six, `step` apart
-inline void input_points(Lanes* d, int step) {
-  const Lanes d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
-  const Lanes even_p = d4 - Q2 * d2, odd_p = P * (d3 - Q2 * d1), even_q = d4 - P2 * d2, odd_q = Q * (d3 - P2 * d1);
-  d[0] = P2 * Q2 * d0 - (P2 + Q2) * d2 + d4;
-  d[step] = even_p + odd_p;
-  d[2 * step] = even_p - odd_p;
-  d[3 * step] = even_q + odd_q;
-  d[4 * step] = even_q - odd_q;
-  d[5 * step] = P2 * Q2 * d1 - (P2 + Q2) * d3 + d5;
-}
-
-// G of three, `step` apart, to six that are `to_step` apart
-inline void kernel_points(const Lanes* g, int step, Lanes* to, int to_step) {
-  constexpr float AT_P = 1 / (2 * P2 * (P2 - Q2)), AT_Q = 1 / (2 * Q2 * (Q2 - P2)), AT_0 = 1 / (P2 * Q2);
-  const Lanes g0 = g[0], g1 = g[step], g2 = g[2 * step];
-  const Lanes even_p = AT_P * (g0 + P2 * g2), odd_p = AT_P * P * g1, even_q = AT_Q * (g0 + Q2 * g2), odd_q = AT_Q * Q * g1;
-  to[0] = AT_0 * g0;
-  to[to_step] = even_p + odd_p;
-  to[2 * to_step] = even_p - odd_p;
-  to[3 * to_step] = even_q + odd_q;
-  to[4 * to_step] = even_q - odd_q;
-  to[5 * to_step] = g2;
-}
-
-// A^T of six, `step` apart; four are left
-inline void output_pixels(Lanes* m, int step) {
-  const Lanes both_p = m[step] + m[2 * step], odd_p = m[step] - m[2 * step];
-  const Lanes both_q = m[3 * step] + m[4 * step], odd_q = m[3 * step] - m[4 * step];
-  m[0] = m[0] + both_p + both_q;
-  m[step] = P * odd_p + Q * odd_q;
-  m[2 * step] = P2 * both_p + Q2 * both_q;
-  m[3 * step] = P * P2 * odd_p + Q * Q2 * odd_q + m[5 * step];
-}
 
 // From one point to the next: a cache line more than its numbers, which else would all fall upon one another in the cache.
 inline int64_t stride_of(int64_t tiles, int64_t channels) { return tiles * channels + 16; }
@@ -83,26 +45,34 @@ void read_kernel(const Convolution& task, int64_t o, int64_t i0, Lanes (*g)[LANE
   }
 }
 
+// The kernel from SIXTEEN input channels to the outputs `o` and its neighbours at the points: to [POINTS, inputs, outputs],
+// rows of `width` outputs, with `stride` from point to point.
+template <class T>
+void kernel_piece(const Convolution& task, int64_t o, int64_t i0, float* to, int64_t width, int64_t stride) {
+  for (int64_t in = 0; in < SIXTEEN; in += LANES<float>) {
+    Lanes g[9][LANES<float>];
+    read_kernel<T>(task, o, i0 + in, g);
+    for (int64_t i = 0; i < LANES<float>; ++i) {
+      Lanes taps[9], half[3 * IN], points[POINTS];
+      for (int tap = 0; tap < 9; ++tap) taps[tap] = g[tap][i];
+      for (int x = 0; x < 3; ++x) kernel_points(taps + x, 3, half + x, 3);              // [6, 3]
+      for (int y = 0; y < IN; ++y) kernel_points(half + y * 3, 1, points + y * IN, 1);  // [6, 6]
+      for (int p = 0; p < POINTS; ++p) store(to + p * stride + (in + i) * width, points[p]);
+    }
+  }
+}
+
 // Pieces of SIXTEEN by SIXTEEN channels, in the order in which they lie in memory.
 template <class T>
 void kernel_as(const Convolution& task, int64_t first, int64_t last) {
   const int64_t inner = (task.adjoint ? task.width : task.depth) / SIXTEEN;
   for (int64_t piece = first; piece < last; ++piece) {
-    const int64_t a = piece / inner * SIXTEEN, b = piece % inner * SIXTEEN, o0 = task.adjoint ? b : a;
-    for (int64_t i0 = task.adjoint ? a : b, i1 = i0 + SIXTEEN; i0 < i1; i0 += LANES<float>) {
-      for (int64_t o = o0; o < o0 + SIXTEEN; o += LANES<float>) {
-        Lanes g[9][LANES<float>];
-        read_kernel<T>(task, o, i0, g);
-        const int64_t width = block_width(task, o), stride = stride_of(task.depth, width);
-        float* to = task.points + block_at(task, o) + i0 * width + o % BLOCK;
-        for (int64_t i = 0; i < LANES<float>; ++i) {
-          Lanes taps[9], half[3 * IN], points[POINTS];
-          for (int tap = 0; tap < 9; ++tap) taps[tap] = g[tap][i];
-          for (int x = 0; x < 3; ++x) kernel_points(taps + x, 3, half + x, 3);              // [6, 3]
-          for (int y = 0; y < IN; ++y) kernel_points(half + y * 3, 1, points + y * IN, 1);  // [6, 6]
-          for (int p = 0; p < POINTS; ++p) store(to + p * stride + i * width, points[p]);
-        }
-      }
+    const int64_t a = piece / inner * SIXTEEN, b = piece % inner * SIXTEEN;
+    const int64_t o0 = task.adjoint ? b : a, i = task.adjoint ? a : b;
+    for (int64_t o = o0; o < o0 + SIXTEEN; o += LANES<float>) {
+      const int64_t width = block_width(task, o);
+      kernel_piece<T>(task, o, i, task.points + block_at(task, o) + i * width + o % BLOCK, width,
+                      stride_of(task.depth, width));
     }
   }
 }
@@ -119,11 +89,10 @@ struct Place {
   }
 };
 
-// The tiles at the points: to [POINTS, tiles, depth], padded as `stride_of` says.
+// The tiles at the points: to [POINTS, tiles, depth], with `stride` from point to point.
 template <class T>
-void input_tiles(const Convolution& task, int64_t first, int64_t last, const T* zeros, float* to) {
+void input_tiles(const Convolution& task, int64_t first, int64_t last, const T* zeros, float* to, int64_t stride) {
   const T* in = static_cast<const T*>(task.in);
-  const int64_t stride = stride_of(last - first, task.depth);
   for (int64_t tile = first; tile < last; ++tile) {
     const Place at(task, tile);
     const T* pixels[POINTS];
@@ -146,17 +115,22 @@ void input_tiles(const Convolution& task, int64_t first, int64_t last, const T* 
   }
 }
 
-// R tiles (R, depth) by V registers of output channels (depth, V·LANES). A sum over all the depth would round twice as much
-// as one of sums over CHUNK of it.
+// What a product sums over: `first` to `last` of the depth, added to what is there unless `first` is 0.
+struct Depth {
+  int64_t whole, first, last;
+};
+
+// R tiles (R, depth) by V registers of output channels (last − first, V·LANES). A sum over all the depth would round twice as
+// much as one of sums over CHUNK of it.
 template <int R, int V>
-void multiply_rows(const float* tiles, const float* kernel, int64_t depth, float* to) {
-  for (int64_t begin = 0; begin < depth; begin += CHUNK) {
+void multiply_rows(const float* tiles, const float* kernel, Depth depth, float* to) {
+  for (int64_t begin = depth.first; begin < depth.last; begin += CHUNK) {
     Lanes sums[R][V] = {};
-    for (int64_t i = begin; i < (begin + CHUNK < depth ? begin + CHUNK : depth); ++i) {
+    for (int64_t i = begin; i < (begin + CHUNK < depth.last ? begin + CHUNK : depth.last); ++i) {
       Lanes row[V];
-      for (int v = 0; v < V; ++v) row[v] = load(kernel + (i * V + v) * LANES<float>);
+      for (int v = 0; v < V; ++v) row[v] = load(kernel + ((i - depth.first) * V + v) * LANES<float>);
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sums[r][v] += tiles[r * depth + i] * row[v];
+        for (int v = 0; v < V; ++v) sums[r][v] += tiles[r * depth.whole + i] * row[v];
     }
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
@@ -167,7 +141,7 @@ void multiply_rows(const float* tiles, const float* kernel, int64_t depth, float
 }
 
 template <int R, int V>
-void multiply_some(int64_t rows, const float* tiles, const float* kernel, int64_t depth, float* to) {
+void multiply_some(int64_t rows, const float* tiles, const float* kernel, Depth depth, float* to) {
   if constexpr (R > 0) {
     if (rows < R) return multiply_some<R - 1, V>(rows, tiles, kernel, depth, to);
     multiply_rows<R, V>(tiles, kernel, depth, to);
@@ -176,12 +150,12 @@ void multiply_some(int64_t rows, const float* tiles, const float* kernel, int64_
 
 // (tiles, depth) by (depth, width): in the order of the depth, whatever the rows are together with.
 template <int V>
-void multiply(int64_t registers, int64_t tiles, const float* from, const float* kernel, int64_t depth, float* to) {
+void multiply(int64_t registers, int64_t tiles, const float* from, const float* kernel, Depth depth, float* to) {
   if constexpr (V > 0) {
     if (registers < V) return multiply<V - 1>(registers, tiles, from, kernel, depth, to);
     for (int64_t t = 0; t < tiles; t += ROWS) {
       const int64_t rows = tiles - t < ROWS ? tiles - t : ROWS;
-      multiply_some<ROWS, V>(rows, from + t * depth, kernel, depth, to + t * V * LANES<float>);
+      multiply_some<ROWS, V>(rows, from + t * depth.whole, kernel, depth, to + t * V * LANES<float>);
     }
   }
 }
@@ -213,19 +187,48 @@ void output_tiles(const Convolution& task, int64_t first, int64_t last, int64_t 
 
 template <class T>
 void tiles_as(const Convolution& task, void* scratch, int64_t first, int64_t last) {
-  const int64_t tiles = last - first;
+  const int64_t tiles = last - first, stride = stride_of(tiles, task.depth);
   float* points = static_cast<float*>(scratch);
-  float* products = points + POINTS * stride_of(tiles, task.depth);
+  float* products = points + POINTS * stride;
   T* zeros = reinterpret_cast<T*>(products + POINTS * stride_of(tiles, BLOCK));
   __builtin_memset(zeros, 0, task.depth * sizeof(T));
-  input_tiles<T>(task, first, last, zeros, points);
+  input_tiles<T>(task, first, last, zeros, points, stride);
   for (int64_t o = 0; o < task.width; o += BLOCK) {
     const int64_t width = block_width(task, o);
     for (int64_t p = 0; p < POINTS; ++p)
-      multiply<COLUMNS>(width / LANES<float>, tiles, points + p * stride_of(tiles, task.depth),
-                        task.points + block_at(task, o) + p * stride_of(task.depth, width), task.depth,
+      multiply<COLUMNS>(width / LANES<float>, tiles, points + p * stride,
+                        task.points + block_at(task, o) + p * stride_of(task.depth, width), {task.depth, 0, task.depth},
                         products + p * stride_of(tiles, width));
     output_tiles<T>(task, first, last, o, width, products);
+  }
+}
+
+// All tiles at the points, of which these are some.
+template <class T>
+void inputs_as(const Convolution& task, void* scratch, int64_t first, int64_t last) {
+  T* zeros = static_cast<T*>(scratch);
+  __builtin_memset(zeros, 0, task.depth * sizeof(T));
+  input_tiles<T>(task, first, last, zeros, task.points + first * task.depth, stride_of(task.tiles(), task.depth));
+}
+
+// The kernel comes to the points a SLAB of the depth at a time, and is used for all tiles while it is in the cache.
+template <class T>
+void outputs_as(const Convolution& task, void* scratch, int64_t first, int64_t last) {
+  const int64_t tiles = task.tiles();
+  float* kernel = static_cast<float*>(scratch);
+  float* products = kernel + POINTS * stride_of(SLAB, BLOCK);
+  for (int64_t o = first * BLOCK; o < last * BLOCK && o < task.width; o += BLOCK) {
+    const int64_t width = block_width(task, o), stride = stride_of(SLAB, width);
+    for (int64_t begin = 0; begin < task.depth; begin += SLAB) {
+      const int64_t end = begin + SLAB < task.depth ? begin + SLAB : task.depth;
+      for (int64_t i = begin; i < end; i += SIXTEEN)
+        for (int64_t w = 0; w < width; w += LANES<float>)
+          kernel_piece<T>(task, o + w, i, kernel + (i - begin) * width + w, width, stride);
+      for (int64_t p = 0; p < POINTS; ++p)
+        multiply<COLUMNS>(width / LANES<float>, tiles, task.points + p * stride_of(tiles, task.depth), kernel + p * stride,
+                          {task.depth, begin, end}, products + p * stride_of(tiles, width));
+    }
+    output_tiles<T>(task, 0, tiles, o, width, products);
   }
 }
 
@@ -234,6 +237,12 @@ void tiles_as(const Convolution& task, void* scratch, int64_t first, int64_t las
 int64_t winograd_scratch(const Convolution& task, int64_t tiles) {
   return (POINTS * (stride_of(tiles, task.depth) + stride_of(tiles, BLOCK)) + task.depth) * int64_t(sizeof(float));
 }
+
+int64_t winograd_outputs_scratch(const Convolution& task) {
+  return POINTS * (stride_of(SLAB, BLOCK) + stride_of(task.tiles(), BLOCK)) * int64_t(sizeof(float));
+}
+
+int64_t winograd_blocks(const Convolution& task) { return (task.width + BLOCK - 1) / BLOCK; }
 
 void winograd_kernel(const Convolution& task, int64_t first, int64_t last) {
   DDFAST_ELEMENT_SWITCH(task.element, T, {
@@ -244,6 +253,18 @@ void winograd_kernel(const Convolution& task, int64_t first, int64_t last) {
 void winograd_tiles(const Convolution& task, void* scratch, int64_t first, int64_t last) {
   DDFAST_ELEMENT_SWITCH(task.element, T, {
     if constexpr (!__is_same(T, double)) tiles_as<T>(task, scratch, first, last);
+  })
+}
+
+void winograd_inputs(const Convolution& task, void* scratch, int64_t first, int64_t last) {
+  DDFAST_ELEMENT_SWITCH(task.element, T, {
+    if constexpr (!__is_same(T, double)) inputs_as<T>(task, scratch, first, last);
+  })
+}
+
+void winograd_outputs(const Convolution& task, void* scratch, int64_t first, int64_t last) {
+  DDFAST_ELEMENT_SWITCH(task.element, T, {
+    if constexpr (!__is_same(T, double)) outputs_as<T>(task, scratch, first, last);
   })
 }
 

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ddfast.data.dataset import Dataset, Split
 from ddfast.errors import UserError
 
-_LAYOUT = "train.npz and test.npz, each with images uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W) and labels (N,)"
+_LAYOUT = (
+    "train.npz and test.npz, each with images uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W) and labels (N,), "
+    "or train/CLASS and test/CLASS of image files"
+)
 _KEYS = ("images", "labels")
 
 
@@ -31,7 +34,7 @@ def load_npz(folder: Path, mean: Sequence[float] | None = None, std: Sequence[fl
         raise UserError(f"{test}: an image is {test_images.shape[1:]}, but {train_images.shape[1:]} in train.npz")
     largest = max(int(train_labels.max()), int(test_labels.max()))
     names = _class_names(folder / "classes.txt", largest)
-    _check_every_class(train, train_labels, names, len(names) or largest + 1)
+    check_every_class(train, train_labels, names, len(names) or largest + 1)
     classes = names or [str(label) for label in range(largest + 1)]
     return Dataset.from_splits(
         folder.resolve().name,
@@ -56,22 +59,22 @@ def _check_folder(folder: Path) -> None:
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
     """The checked images (N, H, W, C) and labels (N,) of one npz file."""
-    found, arrays = _arrays(path)
-    missing = [key for key in _KEYS if key not in found]
-    if missing:
-        raise UserError(f"{path}: no array called {' or '.join(missing)}, it holds {', '.join(found) or 'nothing'}")
-    images, labels = arrays
+    images, labels = read_arrays(path, _KEYS)
     _check_images(path, images)
     _check_labels(path, labels, len(images))
     return images.reshape(*images.shape[:3], -1), labels
 
 
-def _arrays(path: Path) -> tuple[list[str], list[NDArray[Any]]]:
-    """The names in an npz file, and the arrays of `_KEYS` that it has."""
+def read_arrays(path: Path, keys: Sequence[str]) -> list[NDArray[Any]]:
+    """The arrays of an npz file that are called `keys`; others in it are not read.
+
+    Raises `UserError`, naming the file, when one is missing, or damaged in a single byte, or the whole unreadable.
+    """
     try:
         # Pickled objects are refused: reading them would run code from the file.
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            return archive.files, [np.asarray(archive[key]) for key in _KEYS if key in archive.files]
+            found = archive.files
+            arrays = [np.asarray(archive[key]) for key in keys if key in found]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or 'damaged'}") from error
     except MemoryError as error:
@@ -79,7 +82,11 @@ def _arrays(path: Path) -> tuple[list[str], list[NDArray[Any]]]:
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} is not an npz file, or is damaged or cut short") from error
     except Exception as error:  # zlib, struct, tokenize and numpy each have their own for a damaged array
-        raise UserError(f"{path}: its images or labels are damaged, or pickled Python objects") from error
+        raise UserError(f"{path}: its {' or '.join(keys)} are damaged, or pickled Python objects") from error
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise UserError(f"{path}: no array called {' or '.join(missing)}, it holds {', '.join(found) or 'nothing'}")
+    return arrays
 
 
 def _check_images(path: Path, images: NDArray[Any]) -> None:
@@ -100,12 +107,13 @@ def _check_labels(path: Path, labels: NDArray[Any], count: int) -> None:
         raise UserError(f"{path}: labels must be 0 or more, not {labels.min()}")
 
 
-def _check_every_class(path: Path, labels: NDArray[np.integer], names: list[str], num_classes: int) -> None:
+def check_every_class(place: Path | str, labels: ArrayLike, names: Sequence[str], num_classes: int) -> None:
+    """Raises `UserError`, naming `place`, for a class that none of the training labels is of."""
     present = set(np.unique(labels).tolist())
     for label in range(num_classes):
         if label not in present:
             called = f" ({names[label]})" if names else ""
-            raise UserError(f"{path}: class {label}{called} has no training image, but every class needs one")
+            raise UserError(f"{place}: class {label}{called} has no training image, but every class needs one")
 
 
 def _class_names(path: Path, largest: int) -> list[str]:

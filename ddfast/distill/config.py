@@ -26,9 +26,14 @@ class Config:
     """The keys of a run. The defaults are DM + CM as published, for data without a recipe of its own."""
 
     recipe: str = _key("", "the recipe these keys come from")
-    data: str = _key("digits", "digits, or a folder with train.npz and test.npz")
-    mean: tuple[float, ...] | None = _key(None, "mean of the pixels, a number a channel [default: measured]")
-    std: tuple[float, ...] | None = _key(None, "deviation of the pixels, a number a channel [default: measured]")
+    data: str = _key("digits", "digits, cifar10 or another known name, hf:NAME, or a folder of npz or image files")
+    image_size: int | None = _key(None, "bring image files to so many pixels a side [default: they have one size]", 1)
+    mean: tuple[float, ...] | None = _key(
+        None, "mean of the pixels, a number a channel [default: as published for known names, or measured]"
+    )
+    std: tuple[float, ...] | None = _key(
+        None, "deviation of the pixels, a number a channel [default: as published for known names, or measured]"
+    )
     holdout: float = _key(0.0, "test on this part of the training images instead of the test images", 0)
     ipc: int = _key(10, "synthetic images per class", 1)
     init: str = _key("real", "what the synthetic images start from: real or noise")

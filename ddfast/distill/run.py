@@ -58,7 +58,7 @@ class Run:
         self.config = config = config.replace(device=str(self.device))
         check_precision(config.precision, self.device)
         self.board = Board(path / "tensorboard", wanted=config.tensorboard)
-        self.dataset = dataset or load_data(config, self.device)
+        self.dataset = dataset or load_data(config, self.device, console)
         fewest = min(self.dataset.train.counts)
         if config.init == "real" and config.ipc > fewest:
             raise UserError(

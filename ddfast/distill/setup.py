@@ -1,13 +1,19 @@
 """From the keys of a run to the things they name."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
+from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
-from ddfast.data import Dataset, load
+from ddfast.data import Dataset, Progress, load
 from ddfast.distill.config import Config
 from ddfast.distill.pretrain import PoolConfig
 from ddfast.errors import UserError
 from ddfast.evaluate import Protocol
+from ddfast.report.progress import meter
 
 
 def find_device(name: str) -> torch.device:
@@ -25,8 +31,25 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def load_data(config: Config, device: torch.device) -> Dataset:
-    return load(config.data, holdout=config.holdout, mean=config.mean, std=config.std, device=device)
+def load_data(config: Config, device: torch.device, console: Console | None = None) -> Dataset:
+    """The data of a run, on `device`; the console, if there is one, shows what takes long."""
+    keys = {key: getattr(config, key) for key in ("holdout", "mean", "std", "image_size")}
+    return load(config.data, **keys, device=device, progress=_Shown(console) if console else None)
+
+
+class _Shown(Progress):
+    """Shows on a console how loading goes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)
+
+    @contextmanager
+    def meter(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        with meter(self._console, what, total) as bar:
+            yield bar.step
 
 
 def protocol_of(config: Config) -> Protocol:

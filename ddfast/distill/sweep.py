@@ -85,7 +85,7 @@ class Sweep:
         first = points[0][1]
         device = find_device(first.device)
         self.seeds = [first.seed + number for number in range(seeds)]
-        self.dataset = load_data(first, device)
+        self.dataset = load_data(first, device, console)
         self.pools: dict[str, Config] = {}
         self.points: list[tuple[Keys, list[Trial]]] = []
         for keys, config in points:
