@@ -15,10 +15,10 @@ from ddfast.operators.library import SIGNATURES
 _EXTRAS = {
     "plot": ("matplotlib", "PIL"),
     "digits": ("sklearn",),
+    "tensorboard": ("tensorboard", "PIL"),
     "images": ("PIL",),
     "torchvision": ("torchvision", "scipy"),
     "huggingface": ("datasets", "PIL"),
-    "tensorboard": ("tensorboard", "PIL"),
 }
 
 

@@ -233,6 +233,14 @@ class TestSweep:
             about = json.loads((tmp_path / "sweep" / f"pool,pool_width={width}" / "pool.json").read_text())
             assert (about["width"], about["holdout"]) == (width, 0.25)
 
+    def test_takes_a_pool_of_the_same_holdout(self, tmp_path: Path) -> None:
+        pool = tmp_path / "mine"
+        make_pool(pool, toy().holdout(0.25))
+        found = sweep_here(tmp_path, {"image_lr": (1.0,)}, cmi_weight=1.0, pool=str(pool), iterations=1)
+        assert Config.load(tmp_path / "sweep" / "image_lr=1,seed=0" / "config.toml").pool == str(pool)
+        assert found["points"][0]["mean"] is not None
+        assert not (tmp_path / "sweep" / "pool").exists()
+
     def test_goes_on_beside_a_point_that_fails(self, tmp_path: Path) -> None:
         found = sweep_here(tmp_path, {"covariance_weight": (1e300, 0.01)})
         bad, good = found["points"]
