@@ -81,25 +81,30 @@ class TestKeeping:
         assert len(list((tmp_path / ".cache" / "ddfast" / "decoded").glob("insects-*.npz"))) == 1
 
 
-def modified(folder: Path) -> None:
-    """Other bytes, as many as before."""
+def rewritten(folder: Path, content: bytes, later: int) -> None:
+    """Other bytes in a file, `later` nanoseconds after the old ones."""
     path = folder / "train" / "bee" / "0.png"
-    size, time = path.stat().st_size, path.stat().st_mtime_ns
-    path.write_bytes(path.read_bytes()[:-1] + b"\x81")
-    os.utime(path, ns=(time, time + 1))
-    assert path.stat().st_size == size
+    time = path.stat().st_mtime_ns + later
+    path.write_bytes(content)
+    os.utime(path, ns=(time, time))
+
+
+def same_size(folder: Path) -> None:
+    rewritten(folder, (folder / "train" / "bee" / "0.png").read_bytes()[:-1] + b"\x81", 1)
+
+
+def same_time(folder: Path) -> None:
+    rewritten(folder, (folder / "train" / "bee" / "0.png").read_bytes() + b"more", 0)
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "added": lambda folder: save(folder / "train" / "bee" / "9.png", picture(9)),
     "removed": lambda folder: (folder / "test" / "bee" / "0.png").unlink(),
-    "renamed": lambda folder: (folder / "train" / "bee" / "0.png").rename(folder / "train" / "bee" / "7.png"),
+    "renamed": lambda folder: (folder / "train" / "bee" / "3.png").rename(folder / "train" / "bee" / "7.png"),
     "moved to another class": lambda folder: (folder / "train" / "bee" / "0.png").rename(folder / "train/cat/8.png"),
-    "modified": modified,
-    "larger": lambda folder: (folder / "train" / "bee" / "0.png").open("ab").write(b"more"),
-    "a class renamed": lambda folder: [
-        (folder / part / "ant").rename(folder / part / "ape") for part in ("train", "test")
-    ],
+    "of the same size": same_size,
+    "of the same time": same_time,
+    "a class renamed": lambda folder: [(folder / it / "ant").rename(folder / it / "ape") for it in ("train", "test")],
 }
 
 
