@@ -226,7 +226,7 @@ def evaluate(
     Those are an .npz, .safetensors or .pt file with images and labels, or a folder of CLASS/*.png. A run's keys are the
     defaults of its options, those of its network only for that network.
     """
-    subject = find_subject(path, given_keys(options), out)
+    subject = find_subject(path, given_keys(options), out, console)
     names = list(dict.fromkeys(name.strip() for name in networks.split(",") if name.strip())) or [""]
     configs = [subject.config_of(name) for name in names]  # an unknown name must fail before an hour with a known one
     found = {}

@@ -27,7 +27,7 @@ def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
 def with_evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same for the keys of an evaluation, of all its networks."""
     network = ("width", "depth", "norm", "activation", "pooling")
-    training = ("augmentation", "epochs", "repeats", "whole_epochs", "seed", "device")
+    training = ("partition", "augmentation", "epochs", "repeats", "whole_epochs", "seed", "device")
     names = ("data", *_DATA, *network, *training)
     return _with_options(command, names, defaults=False)  # they are a run's, where there is one
 

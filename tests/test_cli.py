@@ -108,6 +108,10 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         ["evaluate", "run", "--data", "./data"],
         "data must not be given with a run: run has its own",
     ),
+    "evaluation of a run at another size": (
+        ["evaluate", "run", "--image-size", "9"],
+        "image_size must not be given with a run: run has its own",
+    ),
     "evaluation of a run elsewhere": (
         ["evaluate", "run", "--out", "new"],
         "out must not be given with a run: run has its own",

@@ -302,7 +302,7 @@ class TestCommand:
 
     def test_a_run_s_architecture_is_for_its_own_network(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(run.parent)
-        own = find_subject(run, {}, None)
+        own = find_subject(run, {}, None, Console(quiet=True))
         variant = own.config.replace(norm="none", activation="sigmoid", pooling="max")
         assert replace(own, config=variant).config_of("convnet") == variant
         assert replace(own, config=variant).config_of("vgg11") == own.config_of("vgg11")
@@ -311,7 +311,7 @@ class TestCommand:
         for name in ("alexnet", "vgg11", "resnet18"):
             other = own.config_of(name)
             assert (other.network, other.width, other.depth, other.norm) == (name, None, None, None)
-        asked = find_subject(run, {"width": 16, "norm": "group", "seed": 3}, None)
+        asked = find_subject(run, {"width": 16, "norm": "group", "seed": 3}, None, Console(quiet=True))
         for name in ("convnet", "alexnet"):
             other = asked.config_of(name)
             assert (other.network, other.width, other.norm, other.seed) == (name, 16, "group", 3)

@@ -14,9 +14,11 @@ import safetensors.torch
 import torch
 from engine import NO_PICTURES, SMALL, contents, ddfast, options, save_npz, toy
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from ddfast.data import Dataset
+from ddfast.distill.subject import find_subject
 from ddfast.errors import UserError
 from ddfast.evaluate import read_images
 
@@ -55,7 +57,8 @@ def save(path: Path, images: Any, labels: Any = LABELS, **others: Any) -> Path:
 
 def read(path: Path, dataset: Dataset) -> Tensor:
     """The images; their labels are what they should be."""
-    images, labels = read_images(path, dataset)
+    images, labels, partition = read_images(path, dataset)
+    assert partition == 1
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert torch.equal(labels, LABELS)
     return images
@@ -158,7 +161,7 @@ class TestFolders:
         self.draw(tmp_path, dataset, names)
         (tmp_path / ".hidden").mkdir()
         (tmp_path / names[0] / ".DS_Store").write_bytes(b"")
-        images, labels = read_images(tmp_path, dataset)
+        images, labels, _ = read_images(tmp_path, dataset)
         order = LABELS.argsort(stable=True)
         assert torch.equal(labels, LABELS[order])
         assert torch.equal(images, normalised(dataset)[order])
@@ -291,14 +294,26 @@ class TestCommand:
             assert row[1:] == [f"{entry['mean']:.1f}", "±", "0.0", "%"]
             assert (entry["network"], entry["images"]) == (row[0], 39)
 
-    def test_a_run_s_own_file_is_evaluated_as_the_run_is(self, folder: Path) -> None:
-        keys = options({**SMALL, "data": "./data"})
-        outcome = ddfast("evaluate", "run/synthetic.safetensors", *keys, "--out", "again", cwd=folder)
+    @pytest.mark.parametrize("partition", [1, 2])
+    def test_a_run_s_own_file_is_evaluated_as_the_run_is(self, folder: Path, partition: int) -> None:
+        run, keys = f"run {partition}", options({**SMALL, "data": "./data"})
+        more = options({"ipc": 2, "iterations": 1, "partition": partition, "out": run})
+        assert ddfast("distill", *keys, *more, cwd=folder, setup=NO_PICTURES).code == 0
+        outcome = ddfast("evaluate", f"{run}/synthetic.safetensors", *keys, "--out", f"again {partition}", cwd=folder)
         assert (outcome.code, outcome.err) == (0, "")
-        found = json.loads((folder / "again" / "synthetic-evaluation.json").read_text())
-        expected = json.loads((folder / "run" / "evaluation.json").read_text())
+        found = json.loads((folder / f"again {partition}" / "synthetic-evaluation.json").read_text())
+        expected = json.loads((folder / run / "evaluation.json").read_text())
         for row in ("random", "distilled"):
-            assert found[row]["runs"] == expected[row]["runs"]
+            assert all(found[row][key] == expected[row][key] for key in ("runs", "images", "per_class"))
+            assert found[row]["images"] == 6
+
+    def test_a_partition_may_be_said(self, folder: Path, tmp_path: Path) -> None:
+        two = save(tmp_path / "two.safetensors", normalised(toy()), partition=2)
+        quiet, keys = Console(quiet=True), {"data": str(folder / "data"), "device": "cpu"}
+        for path, said, expected in ((folder / "mine.npz", {}, 1), (two, {}, 2), (two, {"partition": 4}, 4)):
+            assert find_subject(path, {**keys, **said}, None, quiet).config.partition == expected
+        with pytest.raises(UserError, match="partition must divide the images' size of 8x8, got 3"):
+            find_subject(two, {**keys, "partition": 3}, None, quiet)
 
     def test_needs_data(self, folder: Path) -> None:
         said = ddfast("evaluate", "mine.npz", cwd=folder).mistake(2)

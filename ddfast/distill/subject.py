@@ -15,6 +15,7 @@ from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
 from ddfast.errors import UserError
 from ddfast.evaluate import evaluate_all, read_images
 from ddfast.files import write_atomically
+from ddfast.partition import check_partition
 from ddfast.signals import Stop
 from ddfast.training import build_network
 
@@ -76,30 +77,33 @@ class Subject:
         write_atomically(self._path(network), json.dumps(evaluation, indent=1).encode())
 
 
-def find_subject(path: Path, given: dict[str, Any], out: Path | None) -> Subject:
+def find_subject(path: Path, given: dict[str, Any], out: Path | None, console: Console) -> Subject:
     """The images of a run folder, or of what `read_images` reads.
 
     given: the keys that were given. out: a folder for the results of images that are no run's; None: where they lie.
+    console: shows what takes long.
 
     Raises:
         UserError: if there is nothing to evaluate, or `given` does not fit.
     """
     if (path / "config.toml").exists():
-        return _of_run(path, {**given, "out": out})
+        return _of_run(path, {**given, "out": out}, console)
     if not path.exists():
         raise UserError(f"{path} holds no run and is no file of images")
     if "data" not in given:
         raise UserError(f"{path} holds no run, and for images --data must name the data set that tests them")
     config = Config().replace(**given)
-    dataset = load_data(config, find_device(config.device))
-    images, labels = read_images(path, dataset)
+    dataset = load_data(config, find_device(config.device), console)
+    images, labels, partition = read_images(path, dataset)
+    config = config.replace(**{"partition": partition, **given})
+    check_partition(config.partition, dataset.size)
     source, folder = str(path.resolve()), out or path.resolve().parent
     stem = f"{path.resolve().stem}-evaluation"
     return Subject(images, labels, dataset, config, given, {"source": source}, folder, stem)
 
 
-def _of_run(path: Path, given: dict[str, Any]) -> Subject:
-    for key in ("data", "mean", "std", "holdout", "out"):
+def _of_run(path: Path, given: dict[str, Any], console: Console) -> Subject:
+    for key in ("data", "image_size", "mean", "std", "holdout", "partition", "out"):
         if given.pop(key, None) is not None:
             raise UserError(f"{key} must not be given with a run: {path} has its own")
     device = find_device(given.get("device", "auto"))
@@ -108,6 +112,6 @@ def _of_run(path: Path, given: dict[str, Any]) -> Subject:
     state = folder.load_state(device)
     if state is None:
         raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
-    dataset = load_data(config, device)
+    dataset = load_data(config, device, console)
     labels = labels_of(config, dataset)
     return Subject(state.images, labels, dataset, config, given, {"iteration": state.iteration}, path, "evaluation")

@@ -15,11 +15,13 @@ from ddfast.errors import UserError
 
 _FORMS = "an .npz, .safetensors or .pt file, or a folder of CLASS/*.png"
 
-Content = dict[str, Any]  # images, labels, and perhaps mean, std and classes
+Content = dict[str, Any]  # images, labels, and perhaps mean, std, classes and partition
 
 
-def read_images(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor]:
+def read_images(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor, Any]:
     """The images of a file or folder, (N, C, H, W) float32 normalised as `dataset` is, and labels (N,) int64, there.
+
+    The third is the partition of the images that the file says, unchecked, or 1.
 
     A file is an .npz with the arrays `images` and `labels`, a .safetensors with those tensors, or a .pt or .pth with a
     dictionary of them, a pair of them, or what DM's script saves: {"data": [[images, labels], ...]}, of which the first
@@ -47,7 +49,8 @@ def read_images(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor]:
     images = _shaped(path, content["images"].detach(), dataset)
     labels = _checked_labels(path, content["labels"], len(images), dataset)
     images = _normalised(path, images, content, dataset)
-    return images.to(dataset.train.images.device), labels.to(dataset.train.images.device)
+    device = dataset.train.images.device
+    return images.to(device), labels.to(device), content.get("partition", 1)
 
 
 def _read_file(path: Path) -> Content:
@@ -73,7 +76,7 @@ def _read_npz(path: Path) -> Content:
 def _read_safetensors(path: Path) -> Content:
     with safetensors.safe_open(path, "pt") as file:
         words = file.metadata() or {}
-        about = {key: json.loads(words[key]) for key in ("classes", "mean", "std") if key in words}
+        about = {key: json.loads(words[key]) for key in ("classes", "mean", "std", "partition") if key in words}
         return {**about, **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
 
 
