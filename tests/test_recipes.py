@@ -20,8 +20,10 @@ CHAINS = {
     "iid-dm": ["dm", "pooled", "iid-dm"],
     "cmi-dm": ["dm", "pooled", "cmi-dm"],
     "all-dm": ["dm", "pooled", "iid-dm", "cmi-dm", "all-dm"],
+    "idm": ["dm", "idm"],
+    "iid-idm": ["dm", "idm", "pooled", "iid-idm"],
 }
-METHODS = list(CHAINS)
+METHODS, IDM_METHODS = list(CHAINS)[:4], list(CHAINS)[4:]
 
 # Of the papers and their code; mean and std of the channels.
 DATA: dict[str, dict[str, Any]] = {
@@ -54,8 +56,22 @@ CMI = {
 }
 
 
-def test_are_four_methods_on_four_data_sets_at_three_sizes_and_the_digits() -> None:
-    expected = {f"{method}/{data}-ipc{ipc}" for method in METHODS for data in DATA for ipc in (1, 10, 50)}
+# Cross-entropy, real images a class, iterations between two networks, steps of each.
+IDM = {
+    ("cifar10", 1): (0.5, 5000, 5, 10),
+    ("cifar10", 10): (0.5, 256, 30, 10),
+    ("cifar10", 50): (0.1, 256, 30, 10),
+    ("cifar100", 1): (0.5, 500, 5, 10),
+    ("cifar100", 10): (0.1, 256, 30, 50),
+    ("cifar100", 50): (0.1, 256, 30, 10),
+    ("tinyimagenet", 1): (0.5, 256, 30, 10),
+    ("tinyimagenet", 10): (0.5, 256, 30, 10),
+    ("tinyimagenet", 50): (0.8, 256, 30, 50),
+}
+
+
+def test_are_six_methods_on_four_data_sets_at_three_sizes_and_the_digits() -> None:
+    expected = {f"{method}/{data}-ipc{ipc}" for method in CHAINS for data in DATA for ipc in (1, 10, 50)}
     assert set(NAMES) == {*expected, "digits"}
 
 
@@ -91,6 +107,22 @@ def test_constants_are_those_of_the_papers(method: str, data: str, ipc: int) -> 
     if config.needs_pool:
         assert (config.pool_network, config.pool_count, config.pool_epochs) == ("resnet18", 20, 20)
         assert config.pool_weight_decay == (5e-4 if iid else 1e-3)
+
+
+@pytest.mark.parametrize(("data", "ipc"), [*IDM, *(("svhn", ipc) for ipc in (1, 10, 50))])
+@pytest.mark.parametrize("method", IDM_METHODS)
+def test_constants_of_idm(method: str, data: str, ipc: int) -> None:
+    config = from_recipe(f"{method}/{data}-ipc{ipc}")
+    chosen = (config.cross_entropy_weight, config.batch_real, config.queue_every, config.queue_steps)
+    assert chosen == IDM.get((data, ipc), IDM["cifar10", ipc])
+    assert (config.method, config.partition, config.image_lr, config.image_momentum) == ("idm", 2, 0.2, 0.5)
+    assert (config.depth, config.init) == (3, "untiled" if data == "tinyimagenet" else "real")
+    iid = method == "iid-idm"
+    assert (config.covariance_weight, config.centralization_weight) == ((0.03, 0.01) if iid else (0, 0))
+    assert config.local == ("rows" if iid and data == "tinyimagenet" else "channels")
+    assert config.needs_pool == iid
+    about = recipes()[f"{method}/{data}-ipc{ipc}"]["source"]
+    assert ("inferred" in about) == (data in ("svhn", "tinyimagenet"))
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
