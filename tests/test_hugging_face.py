@@ -125,6 +125,9 @@ class TestHuggingFace:
         ear = Heard()
         load("hf:saved", progress=ear)
         assert ear.meters == []
+        (tmp_path / "test.arrow").write_text("something else")
+        load("hf:saved", progress=ear)
+        assert ear.lines == [f"hf:{tmp_path}/saved has changed since it was decoded, and is decoded again"]
 
     def test_is_decoded_once_until_its_files_change(self, hub: Hub, tmp_path: Path) -> None:
         ears = [Heard() for _ in range(3)]

@@ -56,8 +56,8 @@ def _load(data: str) -> tuple[str, str, Any]:
     """The name in `data`, what tells the set from others, and its splits by name."""
     import datasets
 
-    name, _, config = data.removeprefix(PREFIX).partition(":")
-    place = f"{PREFIX}{os.path.abspath(name)}:{config}" if os.path.exists(name) else data
+    name, colon, config = data.removeprefix(PREFIX).partition(":")
+    place = f"{PREFIX}{os.path.abspath(name)}{colon}{config}" if os.path.exists(name) else data
     try:
         if os.path.exists(os.path.join(name, "dataset_dict.json")):
             return name, place, datasets.load_from_disk(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddfast.errors import UserError
 
-Files = Sequence[tuple[str, int]]
+Files = Sequence[tuple[str, int]]  # paths and labels
 
 
 @dataclass(frozen=True)
