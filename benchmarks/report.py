@@ -14,7 +14,7 @@ from benchmarks.baselines import BASELINES
 from benchmarks.compare import MARGIN, changes
 from benchmarks.environment import RESULTS, ROOT
 from benchmarks.plots import plot
-from benchmarks.results import Results, latest
+from benchmarks.results import Key, Results, latest
 from benchmarks.workloads import WORKLOADS
 
 BEGIN, END = "<!-- operators:begin -->", "<!-- operators:end -->"
@@ -33,15 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def update(readme: Path, root: Path, check: bool) -> int:
-    results, before = latest(root), readme.read_text()
-    after = with_table(before, "\n".join(table(results, readme.parent)))
+    before = readme.read_text()
+    after = with_table(before, "\n".join(table(root, readme.parent)))
     if check:
         if before == after:
             return 0
         print(f"{readme.name} does not show the committed results: run python -m benchmarks.report", file=sys.stderr)
         return 1
     readme.write_text(after)
-    for result in results:
+    for result in latest(root, _is_operator):
         plot(result, SHOWN, result.folder / "operators.png")
     return 0
 
@@ -69,13 +69,18 @@ def with_table(text: str, table: str) -> str:
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
 
 
-def table(results: list[Results], root: Path) -> Iterator[str]:
+def _is_operator(key: Key) -> bool:
+    return key[0] != "iteration"
+
+
+def table(root: Path, readme: Path) -> Iterator[str]:
+    """Of the results below `root`, with links from the folder `readme`."""
+    results = latest(root, _is_operator)
     if not results:
         yield "No results are committed yet."
     for result in results:
-        here = result.environment
-        folder = result.folder.relative_to(root)
-        yield f"{result.device}, PyTorch {here['versions']['torch']}, commit {here['commit']} ([results]({folder}),"
+        folder = result.folder.relative_to(readme)
+        yield f"{_origin(result)} ([results]({folder}),"
         yield f"[plot]({folder}/operators.png)):"
         yield ""
         yield "| operator | workload | backend | time | " + " | ".join(BASELINES) + " | of the floor | peak memory |"
@@ -83,7 +88,14 @@ def table(results: list[Results], root: Path) -> Iterator[str]:
         for operator, direction in TABLE.items():
             yield from filter(None, (_row(result, operator, workload, direction) for workload in WORKLOADS))
         yield ""
+    for result in latest(root, lambda key: not _is_operator(key)):
+        yield f"{_origin(result)} ([results]({result.folder.relative_to(readme)})):"
+        yield ""
         yield from _iterations(result)
+
+
+def _origin(result: Results) -> str:
+    return f"{result.device}, PyTorch {result.environment['versions']['torch']}, commit {result.environment['commit']}"
 
 
 def _row(result: Results, operator: str, workload: str, direction: str) -> str | None:
@@ -104,10 +116,8 @@ def _row(result: Results, operator: str, workload: str, direction: str) -> str |
 
 
 def _iterations(result: Results) -> Iterator[str]:
-    """Whole iterations against the published loop's, where they were measured."""
-    found = {key[1]: of for key, of in result.groups.items() if key[0] == "iteration"}
-    if not found:
-        return
+    """Whole iterations against the published loop's."""
+    found = {key[1]: of for key, of in result.groups.items() if not _is_operator(key)}
     yield "| whole iteration | precision | time | published loop | peak memory | published loop's |"
     yield "|---|---|--:|--:|--:|--:|"
     for workload, contenders in found.items():

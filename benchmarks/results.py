@@ -1,6 +1,7 @@
 """A folder of committed results, read: environment.json and what pytest-benchmark wrote, operators*.json."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,9 +52,10 @@ class Results:
         return [name for name in self.groups[key] if name not in BASELINES]
 
 
-def latest(root: Path) -> list[Results]:
-    """The newest results of each machine."""
-    every = [Results(path) for path in {file.parent for file in root.glob("*/*/operators*.json")}]
+def latest(root: Path, wanted: Callable[[Key], bool]) -> list[Results]:
+    """The newest results of each machine that have a group of those wanted."""
+    folders = {file.parent for file in root.glob("*/*/operators*.json")}
+    every = [results for results in map(Results, folders) if any(map(wanted, results.groups))]
     newest: dict[str, Results] = {}
     for results in sorted(every, key=lambda results: results.environment["time"]):
         newest[results.folder.parent.name] = results
