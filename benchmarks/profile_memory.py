@@ -1,7 +1,8 @@
-"""Memory of an iteration against the number of classes, and whatever else is varied: the published loop and ddfast.
+r"""Memory of an iteration against the number of classes, and whatever else is varied: the published loop and ddfast.
 
     python -m benchmarks.profile_memory                                            small, a minute
-    python -m benchmarks.profile_memory --width 128 --pool-width 64 --real 256 --classes 10 50 100 200 --size 64
+    python -m benchmarks.profile_memory --width 128 --pool-width 64 --real 256 --size 64 --budget 512MiB \
+        --classes 10 50 100 200
     python -m benchmarks.profile_memory --show FILE    what was measured
 
 Bytes are those of tensors, beyond the data and the synthetic images: what PyTorch's allocator hands out in one
