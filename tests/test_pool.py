@@ -304,6 +304,13 @@ class TestRefusals:
         with pytest.raises(UserError, match=f"holds a pool of another {key}"):
             train(whole, changed(dataset), 2)
 
+    def test_no_holdout_but_its_own_and_none(self, dataset: Dataset, tmp_path: Path) -> None:
+        train(tmp_path, dataset.holdout(0.25), 1)
+        assert len(Pool.load(tmp_path, dataset.holdout(0.25)).networks) == 1
+        assert len(Pool.load(tmp_path, dataset).networks) == 1  # they have not seen the test images either
+        with pytest.raises(UserError, match=r"its holdout is 0\.25, that of the run 0\.5$"):
+            Pool.load(tmp_path, dataset.holdout(0.5))
+
     def test_images_of_another_size(self, whole: Path, dataset: Dataset) -> None:
         larger = toy(size=16)
         with pytest.raises(

@@ -39,6 +39,8 @@ class Pool:
     def load(cls, folder: Path, dataset: Dataset, precision: str = "float32") -> "Pool":
         """The networks of a folder, for the images of `dataset` and on their device.
 
+        Where nothing is held out, they may have learned from a part of the training images.
+
         Raises:
             UserError: if `folder` holds no pool, or one of other classes, image sizes, normalisation or holdout.
         """
@@ -48,7 +50,7 @@ class Pool:
             )
         settings = read_settings(folder / "pool.json")
         for key, value in data_settings(dataset).items():
-            if settings.get(key) != value:
+            if settings.get(key) != value and (key, value) != ("holdout", 0):
                 given = shortened(settings.get(key))
                 raise UserError(
                     f"{folder} is a pool for other data: its {key} is {given}, that of the run {shortened(value)}"
