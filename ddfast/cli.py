@@ -17,7 +17,7 @@ from ddfast.distill.run import Run
 from ddfast.distill.setup import find_device, load_data
 from ddfast.distill.subject import find_subject
 from ddfast.distill.sweep import FILE, Sweep, load_results
-from ddfast.errors import RunFailed, UserError
+from ddfast.errors import RankLost, RunFailed, UserError
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
 from ddfast.options import (
@@ -27,6 +27,7 @@ from ddfast.options import (
     with_data_options,
     with_evaluation_options,
 )
+from ddfast.ranks import ALONE, Ranks
 from ddfast.recipes import from_recipe, printed, recipes
 from ddfast.report import (
     class_table,
@@ -43,47 +44,63 @@ app = typer.Typer(
     help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 console = Console(highlight=False)
+SHARED = ("distill", "pretrain", "evaluate")  # the commands whose work several ranks share
 
 
 @app.callback(invoke_without_command=True)
 def ddfast(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
+    command = context.invoked_subcommand
+    if context.obj.size > 1 and command not in SHARED:
+        raise UserError(f"torchrun is for {', '.join(SHARED)}; {command or 'ddfast'} takes a single process")
+    if command is None:
         console.print(Text(context.get_help()), soft_wrap=True)
 
 
 def main() -> None:
     """Runs a command; whatever goes wrong for the user is one line on stderr and an exit code."""
     keep_freed_memory()
+    ranks = ALONE
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except UserError as error:
-        _end(error, 2)
-    except RunFailed as error:
-        _end(error, 3)
-    except torch.OutOfMemoryError as error:
-        _end(f"out of memory, a smaller --memory-budget may help: {error}", 3)
-    except Interrupted as error:
-        _end(f"stopped by {error}", error.exit_code)
-    except OSError as error:
-        _end(f"{error.filename or 'input or output'}: {error.strerror or error}", 3)
-    except (KeyboardInterrupt, typer.Abort):
-        _end("stopped by SIGINT", 130)
-    except Exception as error:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # PyTorch's on a CPU
-            _end(f"out of memory, a smaller --memory-budget may help: {error}", 3)
-        if not hasattr(error, "format_message"):  # what Typer raises for a wrong option
+        ranks = Ranks.join()
+        console.quiet = not ranks.first
+        code = app(standalone_mode=False, obj=ranks) or 0
+        ranks.close()
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _ending(error)
+        ranks.leave(message, isinstance(error, RankLost), _say if code else lambda message: None)
+        if not code:
             raise
-        _end(error.format_message(), 2)
-
-
-def _end(message: object, code: int) -> None:
-    print(f"ddfast: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _ending(error: BaseException) -> tuple[str, int]:
+    """What is said of an error, and the exit code; 0 for one that is no user's matter and says it itself."""
+    memory = torch.OutOfMemoryError, MemoryError
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, RunFailed):
+        return str(error), 3
+    if isinstance(error, memory) or "can't allocate memory" in str(error):  # the latter is PyTorch's on a CPU
+        return f"out of memory, a smaller --memory-budget may help: {error}", 3
+    if isinstance(error, Interrupted):
+        return f"stopped by {error}", error.exit_code
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input or output'}: {error.strerror or error}", 3
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "stopped by SIGINT", 130
+    if hasattr(error, "format_message"):  # what Typer raises for a wrong option
+        return error.format_message(), 2
+    return repr(error), 0
+
+
+def _say(message: str) -> None:
+    print(f"ddfast: {' '.join(message.split())}", file=sys.stderr)
 
 
 @app.command()
 @with_config_options
 def distill(
+    context: typer.Context,
     out: Annotated[
         Path | None, typer.Option(help="the run folder [default: runs/DATA-ipcN]", show_default=False)
     ] = None,
@@ -106,7 +123,7 @@ def distill(
         config = _resumed(folder.load_config(), asked)
     else:
         config = base.replace(**given)
-    run = Run(config, path, resume, console)
+    run = Run(config, path, resume, console, ranks=context.obj)
     _print_evaluation(run(), run.dataset.classes)
     _print_pictures(path)
 
@@ -184,6 +201,7 @@ def _print_sweep(path: Path, results: dict[str, Any]) -> None:
 @app.command()
 @with_data_options
 def pretrain(
+    context: typer.Context,
     data: Annotated[str, typer.Option(help="digits, cifar10 or another known name, hf:NAME, or a folder")],
     count: Annotated[int, typer.Option(help="networks in the pool", min=1)],
     out: Annotated[Path, typer.Option(help="the folder of the pool; one that is there already is completed")],
@@ -202,12 +220,13 @@ def pretrain(
     **options: Any,
 ) -> None:
     """Pre-train the networks that class centralization and CMI need; goes on where it was stopped."""
-    dataset = load_data(Config(data=data, **given_keys(options)), find_device(device), console)
+    ranks = context.obj
+    dataset = load_data(Config(data=data, **given_keys(options)), find_device(device, ranks), console, ranks)
     settings = PoolConfig(
         epochs, network, width, depth, norm, weight_decay, seed, precision, augmentation, activation, pooling
     )
     with Stop() as stop:
-        pretrain_with_progress(out, dataset, count, settings, console, stop)
+        pretrain_with_progress(out, dataset, count, settings, console, stop, ranks)
     networks = trained(out)
     console.print(pool_table(networks))
     console.print(Text(f"{len(networks)} networks in {out}"), soft_wrap=True)
@@ -216,6 +235,7 @@ def pretrain(
 @app.command()
 @with_evaluation_options
 def evaluate(
+    context: typer.Context,
     path: Annotated[Path, typer.Argument(help="a run folder, or images that --data tests", show_default=False)],
     networks: Annotated[str, typer.Option(help="names joined by commas [default: the run's]", show_default=False)] = "",
     out: Annotated[Path | None, typer.Option(help="folder of the results [default: beside PATH]")] = None,
@@ -226,7 +246,7 @@ def evaluate(
     Those are an .npz, .safetensors or .pt file with images and labels, or a folder of CLASS/*.png. A run's keys are the
     defaults of its options, those of its network only for that network.
     """
-    subject = find_subject(path, given_keys(options), out, console)
+    subject = find_subject(path, given_keys(options), out, console, context.obj)
     names = list(dict.fromkeys(name.strip() for name in networks.split(",") if name.strip())) or [""]
     configs = [subject.config_of(name) for name in names]  # an unknown name must fail before an hour with a known one
     found = {}
@@ -259,7 +279,8 @@ def report(
     if check and "random" not in evaluation:
         raise UserError(f"{run} holds no evaluation of random images to compare with")
     if check and not evaluation["distilled"]["mean"] > evaluation["random"]["mean"]:
-        _end("the distilled images are no better than random real ones", 1)
+        _say("the distilled images are no better than random real ones")
+        raise typer.Exit(1)
 
 
 @app.command("recipes")

@@ -1,4 +1,4 @@
-"""The two ways a run can end without being done; the command line turns each into one line and an exit code."""
+"""The ways a run can end without being done; the command line turns each into one line and an exit code."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run that could not go on: a loss that is not finite, a full disk. Its last checkpoint is kept. Exit code 3."""
+
+
+class RankLost(RunFailed):
+    """Another process of the run is gone, and with it its part of the work."""

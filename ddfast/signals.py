@@ -9,6 +9,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
+        self.signum = signum
         self.exit_code = 128 + signum
 
 
@@ -16,7 +17,7 @@ class Stop:
     """Within its block the first signal is only noted, for `check` to raise; a second one ends the process at once."""
 
     def __enter__(self) -> "Stop":
-        self._signum: int | None = None
+        self.signum = 0  # of the signal that came, if one did
         self._before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -25,13 +26,9 @@ class Stop:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._signum = signum
+        self.signum = signum
         signal.signal(signum, signal.SIG_DFL)
 
-    @property
-    def requested(self) -> bool:
-        return self._signum is not None
-
     def check(self) -> None:
-        if self._signum is not None:
-            raise Interrupted(self._signum)
+        if self.signum:
+            raise Interrupted(self.signum)

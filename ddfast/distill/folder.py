@@ -24,8 +24,8 @@ class State:
     """All that changes during a run: with the configuration it determines everything that comes after.
 
     images: (K·IPC, C, H, W) float32 normalised, sorted by class. momentum: the same, SGD's buffer. iteration: how many
-    are done. threads, plan: what the run was computed with, kept because rounding depends on them. queue: the networks
-    of IDM, None before the first iteration.
+    are done. threads, plan, ranks: what the run was computed with, kept because rounding depends on them. queue: the
+    networks of IDM, None before the first iteration. Of several ranks each has the images of its own classes.
     """
 
     images: Tensor
@@ -34,13 +34,19 @@ class State:
     threads: int
     plan: Plan
     queue: Queue | None = None
+    ranks: int = 1
 
 
 class RunFolder:
-    """The files of a run by their meaning; a failing disk ends the run and leaves the last checkpoint."""
+    """The files of a run by their meaning; a failing disk ends the run and leaves the last checkpoint.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the folder.
+        writes: whether anything is written: of several ranks the first one does.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self._writes = path, writes
 
     def check(self, resume: bool) -> None:
         """Refuses a folder that holds a run where a new one is meant, and one that holds none where it is to resume."""
@@ -53,6 +59,8 @@ class RunFolder:
 
     def open(self) -> None:
         """Makes the folder, if need be."""
+        if not self._writes:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / ".writable", b"")
@@ -67,8 +75,9 @@ class RunFolder:
         self.write("config.toml", config.dumps().encode())
 
     def write(self, name: str, content: bytes) -> None:
-        with self._disk():
-            write_atomically(self.path / name, content)
+        if self._writes:
+            with self._disk():
+                write_atomically(self.path / name, content)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         self.write(name, json.dumps(content, indent=1).encode())
@@ -85,7 +94,8 @@ class RunFolder:
     def save_state(self, state: State, labels: Tensor, metadata: dict[str, Any]) -> None:
         """The checkpoint, and the synthetic set as others read it."""
         images = state.images.cpu()
-        numbers = {"iteration": state.iteration, "threads": state.threads, "plan": asdict(state.plan)}
+        numbers = {name: getattr(state, name) for name in ("iteration", "threads", "ranks")}
+        numbers["plan"] = asdict(state.plan)
         words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
         words["iteration"] = str(state.iteration)
         self.write("synthetic.safetensors", safetensors.torch.save({"images": images, "labels": labels.cpu()}, words))
@@ -94,8 +104,8 @@ class RunFolder:
             tensors |= {f"queue.{name}": tensor.cpu() for name, tensor in vars(state.queue).items()}
         self.write("checkpoint.safetensors", safetensors.torch.save(tensors, {"state": json.dumps(numbers)}))
 
-    def load_state(self, device: torch.device) -> State | None:
-        """The checkpoint; None where a run was ended before its first one."""
+    def load_state(self, device: torch.device, rows: slice = slice(None)) -> State | None:
+        """The checkpoint, with these rows of the images; None where a run was ended before its first one."""
         path = self.path / "checkpoint.safetensors"
         if not path.exists():
             return None
@@ -103,7 +113,7 @@ class RunFolder:
             with safetensors.safe_open(path, "pt", device=str(device)) as file:
                 numbers = json.loads(file.metadata()["state"])
                 numbers["plan"] = Plan(**numbers["plan"])
-                state = State(file.get_tensor("images"), file.get_tensor("momentum"), **numbers)
+                state = State(*(file.get_slice(name)[rows] for name in ("images", "momentum")), **numbers)
                 if "queue.weights" in file.keys():  # noqa: SIM118
                     state.queue = Queue(*(file.get_tensor(f"queue.{field.name}") for field in fields(Queue)))
                 return state
@@ -121,8 +131,9 @@ class RunFolder:
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, at once: the file is closed, so nothing is left in a buffer."""
-        with self._disk(), open(self.path / "metrics.jsonl", "ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        if self._writes:
+            with self._disk(), open(self.path / "metrics.jsonl", "ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a .jsonl file; a line torn by a kill is not one."""

@@ -5,7 +5,8 @@ cross-entropy of the synthetic images in it; and there each class steps by itsel
 
 All losses are sums over classes, so a chunk of classes goes forward and backward without the others, and no more than
 one chunk's activations exist at any time. Within a chunk every class is handled in the same calls. A class too large
-for that goes in parts: what joins its images is their features alone.
+for that goes in parts: what joins its images is their features alone. Several ranks have classes of their own each, and
+nothing of an iteration travels but what the networks of IDM learn.
 
 The named ranges are what benchmarks/profile_memory.py and profile_iteration.py tell phases by.
 """
@@ -34,6 +35,7 @@ from ddfast.distill.steps import ImageSGD
 from ddfast.moments import ClassMoments
 from ddfast.networks import Network, draw_weights
 from ddfast.partition import expand
+from ddfast.ranks import ALONE, Ranks
 from ddfast.segments import ClassSegments
 
 TERMS = {
@@ -53,13 +55,14 @@ Loss = Callable[[Tensor, ClassSegments], tuple[Tensor, Terms]]  # of features (N
 
 @dataclass
 class Distiller:
-    """Everything an iteration needs and none changes; `iterate` changes a State."""
+    """Everything an iteration needs and none changes; `iterate` changes a State, of this rank's classes."""
 
     config: Config
     dataset: Dataset
     network: Network
     pool: Pool | None
     plan: Plan
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         config, dataset = self.config, self.dataset
@@ -71,17 +74,18 @@ class Distiller:
         self.local = config.local if config.covariance_weight != 0 else "channels"  # no covariance larger than need be
         self.device = dataset.train.images.device
         self.sgd = ImageSGD(config, dataset.num_classes, self.device)
-        self.teacher = Teacher(config, dataset, self.network) if config.method == "idm" else None
+        self.teacher = Teacher(config, dataset, self.network, self.ranks) if config.method == "idm" else None
         # What is different in every iteration, where a captured one reads it.
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)
         self.generator = torch.Generator(self.device)
-        self.table = tabulate(torch.zeros(dataset.num_classes, DRAWS), (), dataset.size).to(self.device)
+        self.drawn = torch.arange(dataset.num_classes)[self.ranks.parts(dataset.num_classes)[self.ranks.rank]]
+        self.classes = self.drawn.to(self.device)
+        self.table = tabulate(torch.zeros(len(self.drawn), DRAWS), (), dataset.size).to(self.device)
         self.accuracy = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.classes = torch.arange(dataset.num_classes, device=self.device)
         self._steps: tuple[State, Callable[[], Tensor]] | None = None
 
     def iterate(self, state: State) -> Tensor:
-        """One step of the images; the unweighted terms of the loss (5,), in the order of TERMS, on the device.
+        """One step of the images; the unweighted terms of their loss (5,), in the order of TERMS, on the device.
 
         A graph has the images of one state in it and its terms in one place: the next iteration writes over them.
         """
@@ -100,7 +104,7 @@ class Distiller:
 
     def _deal(self, state: State) -> None:
         """Draws what the host draws, and puts it where the device finds it, without waiting."""
-        seed, number, classes = self.config.seed, state.iteration, torch.arange(self.dataset.num_classes)
+        seed, number = self.config.seed, state.iteration
         self.number.fill_(number)
         if self.teacher is None:
             self.generator.manual_seed(keyed.key(seed, number, "matching network"))
@@ -109,7 +113,7 @@ class Distiller:
             self.teacher.lend(state.queue, number, self.network, self.accuracy)
         if self.pool is not None:
             self.pool.draw(seed, number)
-        draws = keyed.uniform(seed, number, classes, "augmentation", DRAWS)
+        draws = keyed.uniform(seed, number, self.drawn, "augmentation", DRAWS)
         table = tabulate(draws, self.strategy, self.dataset.size)
         # In pinned memory, which is used again only after the device has read it.
         self.table.copy_(table.pin_memory() if self.device.type == "cuda" else table, non_blocking=True)
@@ -243,7 +247,7 @@ class Distiller:
         return torch.stack([terms.get(name, zero) for name in TERMS])
 
     def report(self, terms: Tensor) -> dict[str, float]:
-        """The weighted loss and the unweighted terms that have a weight, as numbers; waits for the device."""
+        """The weighted loss and the unweighted terms (5,) that have a weight, as numbers; waits for the device."""
         values = dict(zip(TERMS, terms.tolist(), strict=True))
         loss = sum(weight * values[name] for name, weight in self.weights.items())
         return {"loss": loss, **{name: values[name] for name in self.weights}}

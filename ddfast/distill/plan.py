@@ -58,8 +58,8 @@ def footprint(network: Network, method: str, shape: tuple[int, ...]) -> Footprin
     return Footprint(largest[0], sum(map(_bytes, kept.values())), _bytes(features))
 
 
-def make_plan(config: Config, dataset: Dataset, network: Network, pool: Pool | None) -> Plan:
-    """The plan for the budget of `config`.
+def make_plan(config: Config, dataset: Dataset, network: Network, pool: Pool | None, ranks: int = 1) -> Plan:
+    """The plan for the budget of `config`, which is that of each of so many ranks.
 
     A quarter of it is for what is in the network without gradient. The rest holds the activations of the synthetic
     images of as many classes as fit, or of a part of one class beside all of its features; and, at another time, those
@@ -72,7 +72,8 @@ def make_plan(config: Config, dataset: Dataset, network: Network, pool: Pool | N
     budget = parse_bytes(config.memory_budget)
     most, pieces = budget * 3 // 4, config.partition**2
     synthetic = pieces * (8 * image + max(matching.kept, complexity.kept))
-    classes = min(max(1, most // (config.ipc * synthetic)), dataset.num_classes)
+    own = -(-dataset.num_classes // ranks)  # classes of the rank that has most
+    classes = min(max(1, most // (config.ipc * synthetic)), own)
     held = pieces * (2 * image + 4 * max(matching.features, complexity.features))  # where a class goes in parts
     parts = config.ipc if config.ipc * synthetic <= most else max(1, (most - config.ipc * held) // synthetic)
     batch_real = min(config.batch_real, min(dataset.train.counts))

@@ -22,6 +22,7 @@ from ddfast.distill.precision import check_precision, convolutions, dtype_of, la
 from ddfast.errors import UserError
 from ddfast.files import write_atomically
 from ddfast.networks import Network
+from ddfast.ranks import ALONE, Ranks
 from ddfast.report.progress import meter
 from ddfast.signals import Stop
 from ddfast.training import BATCH, Tick, accuracy, build_network, optimizer, train_epoch
@@ -51,9 +52,15 @@ class PoolConfig:
 
 
 def pretrain(
-    folder: Path, dataset: Dataset, count: int, config: PoolConfig, tick: Tick, done: Callable[[int, float], None]
+    folder: Path,
+    dataset: Dataset,
+    count: int,
+    config: PoolConfig,
+    tick: Tick,
+    done: Callable[[int, float], None],
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Trains the networks that `folder` does not hold yet, until it holds `count`.
+    """Trains the networks that `folder` does not hold yet, until it holds `count`; each of several ranks some of them.
 
     Whatever ends it, it goes on from the last whole epoch. tick: called after every step. done: called with the number
     of each network and its test accuracy in percent.
@@ -68,13 +75,18 @@ def pretrain(
     settings = {**dataclasses.asdict(config), "norm": network.config["norm"], **data_settings(dataset)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder / "pool.json", settings)
+        with ranks.first_then_others():
+            _claim(folder / "pool.json", settings)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-    for number in range(count):
-        path = _path(folder, number)
-        if not path.exists():
-            done(number, _pretrain_one(path, dataset, number, config, tick))
+
+    def own() -> None:
+        for number in ranks.turns(count):
+            path = _path(folder, number)
+            if not path.exists():
+                done(number, _pretrain_one(path, dataset, number, config, tick))
+
+    ranks.shared(own)
 
 
 def trained(folder: Path) -> list[dict[str, Any]]:
@@ -95,12 +107,18 @@ def trained(folder: Path) -> list[dict[str, Any]]:
 
 
 def pretrain_with_progress(
-    path: Path, dataset: Dataset, count: int, settings: PoolConfig, console: Console, stop: Stop
+    path: Path,
+    dataset: Dataset,
+    count: int,
+    settings: PoolConfig,
+    console: Console,
+    stop: Stop,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """`pretrain`, showing its progress; what is finished is not counted again."""
+    """`pretrain`, showing this rank's progress; what is finished is not counted again."""
     per_network = settings.epochs * -(-len(dataset.train.labels) // BATCH)
     tested = "held-out" if dataset.held_out else "test"
-    with meter(console, "pre-train", count * per_network) as bar:
+    with meter(console, "pre-train", len(ranks.turns(count)) * per_network) as bar:
 
         def tick() -> None:
             bar.step()
@@ -109,7 +127,7 @@ def pretrain_with_progress(
         def done(number: int, reached: float) -> None:
             console.print(f"network {number + 1} of {count}: {reached:.1f} % of the {tested} images")
 
-        pretrain(path, dataset, count, settings, tick, done)
+        pretrain(path, dataset, count, settings, tick, done, ranks)
 
 
 def _pretrain_one(path: Path, dataset: Dataset, number: int, config: PoolConfig, tick: Tick) -> float:

@@ -15,6 +15,7 @@ from ddfast import keyed
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.networks import Network, draw_weights
+from ddfast.ranks import ALONE, Ranks
 from ddfast.training import BATCH
 
 START, MOST, TRAINED = 3, 100, 2  # networks before the first iteration, at any time, and taught after each iteration
@@ -56,10 +57,11 @@ class Teacher:
         config: of a run; `queue_every` and `queue_steps` are the keys of the queue.
         dataset: what the networks learn from.
         network: the architecture, of which a copy in float32 learns: bfloat16 would round its steps away.
+        ranks: those that have the same queue and share the work.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, network: Network) -> None:
-        self.config, self.dataset = config, dataset
+    def __init__(self, config: Config, dataset: Dataset, network: Network, ranks: Ranks = ALONE) -> None:
+        self.config, self.dataset, self.ranks = config, dataset, ranks
         self.network = copy.deepcopy(network).to(torch.float32).requires_grad_()
 
     def admit(self, queue: Queue | None, iteration: int) -> Queue:
@@ -90,16 +92,24 @@ class Teacher:
 
     @record_function("networks")
     def teach(self, queue: Queue, iteration: int) -> None:
-        """Lets TRAINED networks learn for some steps each, on batches of all classes, not augmented."""
+        """Lets TRAINED networks learn for some steps each, on batches of all classes, not augmented.
+
+        They do not need each other, so each learns on one rank, bit for bit as it would anywhere, and is then given to
+        the others: twice its weights travel, where averaging gradients would send them once in every step.
+        """
         config, split = self.config, self.dataset.train
         count, steps = len(split.labels), config.queue_steps
         scores = keyed.bits(config.seed, iteration, torch.zeros(1, dtype=torch.int64), "taught networks", MOST)
         taught = scores[0, : len(queue)].argsort()[:TRAINED].tolist()
         turns = torch.arange(len(taught) * steps, device=split.labels.device).split(1)
-        for turn, each in enumerate(turns):
-            scores = keyed.bits(config.seed, iteration, each, "queue batches", count)
-            rows = scores[0].topk(min(BATCH, count)).indices
-            self._step(queue, taught[turn // steps], split.images[rows], split.labels[rows])
+        for place in self.ranks.turns(len(taught)):
+            for each in turns[place * steps : (place + 1) * steps]:
+                scores = keyed.bits(config.seed, iteration, each, "queue batches", count)
+                rows = scores[0].topk(min(BATCH, count)).indices
+                self._step(queue, taught[place], split.images[rows], split.labels[rows])
+        for place, number in enumerate(taught):
+            for tensor in vars(queue).values():
+                self.ranks.spread(tensor[number : number + 1], place % self.ranks.size)
 
     def _step(self, queue: Queue, number: int, images: Tensor, labels: Tensor) -> None:
         weights, momentum = queue.weights[number], queue.momentum[number]

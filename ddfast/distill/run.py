@@ -1,5 +1,6 @@
 """A run from its first image to its last evaluation: checkpoints, resuming, and what is left on disk."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ from ddfast.distill.pool import Pool
 from ddfast.distill.precision import check_precision, convert
 from ddfast.distill.pretrain import pretrain_with_progress
 from ddfast.distill.setup import find_device, labels_of, load_data, pool_config, protocol_of
-from ddfast.errors import RunFailed, UserError
+from ddfast.errors import RankLost, RunFailed, UserError
 from ddfast.evaluate import evaluate_all, evaluate_distilled
 from ddfast.partition import assemble, check_partition
+from ddfast.ranks import ALONE, Ranks
 from ddfast.report import Board, draw_grid, save_curve, save_grid
 from ddfast.report.progress import meter
-from ddfast.signals import Stop
+from ddfast.signals import Interrupted, Stop
 from ddfast.training import build_network
 
 
 class Run:
-    """A run folder at work.
+    """A run folder at work. Of several ranks each has the images of its own classes; the first one keeps what all made.
 
     Args:
         config: of a new run, or the one that `path` holds.
@@ -37,6 +39,7 @@ class Run:
         resume: whether `path` holds a run already.
         dataset: the data that `config` names, if they are loaded already.
         baselines: whether random images and the whole training set are evaluated too.
+        ranks: the processes that share the classes, all of which make the same Run.
 
     Raises:
         UserError: before anything is written, if the configuration cannot be carried out.
@@ -51,15 +54,20 @@ class Run:
         *,
         dataset: Dataset | None = None,
         baselines: bool = True,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.folder = RunFolder(path)
+        self.folder = RunFolder(path, writes=ranks.first)
         self.folder.check(resume)
-        self.console, self.baselines = console, baselines
-        self.device = find_device(config.device)
-        self.config = config = config.replace(device=str(self.device))
+        self.console, self.baselines, self.ranks = console, baselines, ranks
+        self.device = find_device(config.device, ranks)
+        self.config = config = config.replace(device=str(self.device) if ranks.size == 1 else self.device.type)
         check_precision(config.precision, self.device)
-        self.board = Board(path / "tensorboard", wanted=config.tensorboard)
-        self.dataset = dataset or load_data(config, self.device, console)
+        self.board = Board(path / "tensorboard", wanted=config.tensorboard and ranks.first)
+        self.dataset = dataset or load_data(config, self.device, console, ranks)
+        if ranks.size > self.dataset.num_classes:
+            raise UserError(
+                f"ranks must be at most {self.dataset.num_classes}, the classes of {config.data}, got {ranks.size}"
+            )
         check_partition(config.partition, self.dataset.size)
         fewest = min(self.dataset.train.counts)
         if config.init != "noise" and config.ipc > fewest:
@@ -72,25 +80,32 @@ class Run:
             build_network(pool_config(config), self.dataset)  # what cannot be built must fail before the folder is made
         self.pool = self._load_pool(Path(config.pool)) if config.needs_pool and config.pool else None
         self.labels = labels_of(config, self.dataset)
-        self.state = self.folder.load_state(self.device) if resume else None
+        self.parts = ranks.parts(self.dataset.num_classes, config.ipc)
+        self.state = self.folder.load_state(self.device, self.parts[ranks.rank]) if resume else None
+        self._saved: int | None = None  # the iteration of the checkpoint
         if self.state is None and not bool(self._initial_images().isfinite().all()):
             raise UserError("the normalised images are not finite; check mean and std")
 
     def __call__(self) -> dict[str, Any]:
         """Distils, evaluates and draws; what evaluation.json holds."""
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        self.ranks.meet()  # before the first one writes, all have looked at what is there
         self.folder.open()
         with Stop() as stop:
             self.stop = stop
-            self.folder.save_config(self.config)
-            self._make_pool()
-            state = self._begin()
             try:
+                self.folder.save_config(self.config)
+                self._make_pool()
+                state = self._begin()
                 self._distill(state)
-                evaluation = self._evaluate(state)
+                images = self.ranks.joined(state.images, self.parts)
+                evaluation = self._evaluate(state, images)
+            except RankLost as lost:
+                raise RankLost(f"{lost}; {self._kept()}; --resume continues it with any number of ranks") from lost
             finally:
                 self.board.close()
-        self._draw(state, evaluation)
+        if self.ranks.first:
+            self._draw(images, evaluation)
         return evaluation
 
     def _make_pool(self) -> None:
@@ -99,21 +114,26 @@ class Run:
             return
         path = self.folder.path / "pool"
         settings = pool_config(config)
-        pretrain_with_progress(path, self.dataset, config.pool_count, settings, self.console, self.stop)
+        shared = self.console, self.stop, self.ranks
+        pretrain_with_progress(path, self.dataset, config.pool_count, settings, *shared)
         self.pool = self._load_pool(path)
 
     def _load_pool(self, path: Path) -> Pool:
         return Pool.load(path, self.dataset, self.config.precision)
 
     def _begin(self) -> State:
-        """The state to go on from, with the threads and chunks it was computed with."""
-        state = self.state
+        """The state to go on from, with the threads and chunks it was computed with by as many ranks."""
+        state, ranks = self.state, self.ranks.size
+        if state is None or state.ranks != ranks:
+            plan = make_plan(self.config, self.dataset, self.network, self.pool, ranks)
+            threads = torch.get_num_threads()
         if state is None:
             images = self._initial_images()
-            plan = make_plan(self.config, self.dataset, self.network, self.pool)
-            threads = torch.get_num_threads()
-            state = State(images, torch.zeros_like(images), 0, threads, plan)
+            state = State(images, torch.zeros_like(images), 0, threads, plan, ranks=ranks)
             self._checkpoint(state)
+        elif state.ranks != ranks:
+            self.console.print(f"begun by {state.ranks} and continued by {ranks} ranks: rounding differs")
+            state.threads, state.plan, state.ranks = threads, plan, ranks
         elif state.threads != torch.get_num_threads():
             self.console.print(f"using {state.threads} threads, as this run did before")
             torch.set_num_threads(state.threads)
@@ -122,9 +142,9 @@ class Run:
         return state
 
     def _initial_images(self) -> Tensor:
-        """(K·IPC, C, H, W): random real images of every class, each piece another draw made smaller, or noise."""
-        config, dataset = self.config, self.dataset
-        classes = torch.arange(dataset.num_classes, device=self.device)
+        """Of this rank's classes: random real images, each piece another draw made smaller, or noise."""
+        config, dataset, rank = self.config, self.dataset, self.ranks.rank
+        classes = torch.arange(dataset.num_classes, device=self.device)[self.ranks.parts(dataset.num_classes)[rank]]
         if config.init != "noise":
             factor, pieces = (config.partition if config.init == "real" else 1), []
             for piece in range(factor**2):
@@ -134,9 +154,17 @@ class Run:
             return assemble(torch.stack(pieces), factor)
         shape = (dataset.num_classes * config.ipc, dataset.channels, *dataset.size)
         generator = keyed.generator(config.seed, 0, "initial noise", self.device)
-        return torch.randn(shape, generator=generator, device=self.device)
+        return torch.randn(shape, generator=generator, device=self.device)[self.parts[rank]]
 
     def _checkpoint(self, state: State) -> None:
+        """Returns on every rank when it is on disk, so that none ends before."""
+        images, momentum = (self.ranks.collected(it, self.parts) for it in (state.images, state.momentum))
+        if self.ranks.first:
+            self._save(replace(state, images=images, momentum=momentum))
+        self.ranks.meet()
+        self._saved = state.iteration
+
+    def _save(self, state: State) -> None:
         if not bool(state.images.isfinite().all()):
             raise RunFailed(f"the images are not finite after iteration {state.iteration}; {self._kept()}")
         dataset = self.dataset
@@ -145,15 +173,16 @@ class Run:
         metadata = {"classes": dataset.classes, **pixels, **about}
         self.board.flush()
         self.folder.save_state(state, self.labels, metadata)
-        self._saved = state.iteration
 
     def _kept(self) -> str:
+        if self._saved is None:
+            return f"{self.folder.path} has no checkpoint yet"
         return f"the last good checkpoint, of iteration {self._saved}, is kept in {self.folder.path}"
 
     def _distill(self, state: State) -> None:
         config = self.config
         self._saved = state.iteration
-        distiller = Distiller(config, self.dataset, self.network, self.pool, state.plan)
+        distiller = Distiller(config, self.dataset, self.network, self.pool, state.plan, self.ranks)
         with meter(self.console, "distil", config.iterations, state.iteration) as bar:
             note = ""
             while state.iteration < config.iterations:
@@ -161,12 +190,17 @@ class Run:
                     with bar.paused():
                         self._point(state)
                 terms = distiller.iterate(state)
-                if state.iteration % config.log_every == 0:
-                    note = self._log(state, distiller.report(terms))
+                logged = state.iteration % config.log_every == 0
+                # A signal reaches ranks in different iterations, and all must stop after the same one.
+                told = self.ranks.table([self.stop.signum, *(terms.tolist() if logged else ())])
+                signum = int(told[:, 0].max())
+                if logged:
+                    note = self._log(state, distiller.report(told[:, 1:].sum(0)))
                 bar.step(note)
-                if self.stop.requested or state.iteration % config.checkpoint_every == 0 or self._point_is_due(state):
+                if signum or state.iteration % config.checkpoint_every == 0 or self._point_is_due(state):
                     self._checkpoint(state)
-                self.stop.check()
+                if signum:
+                    raise Interrupted(signum)
         if self._saved != state.iteration:
             self._checkpoint(state)
 
@@ -182,21 +216,22 @@ class Run:
         """Whether the curve gets a point here that it does not have yet, from before an interruption."""
         if not self.config.eval_every or state.iteration % self.config.eval_every:
             return False
-        return all(point["iteration"] != state.iteration for point in self.folder.lines("curve.jsonl"))
+        points = self.ranks.told(lambda: self.folder.lines("curve.jsonl"))
+        return all(point["iteration"] != state.iteration for point in points)
 
     def _point(self, state: State) -> None:
         """A point of the accuracy curve."""
-        protocol = protocol_of(self.config)
-        result = evaluate_distilled(state.images, self.labels, self.dataset, protocol, self.console, self.stop)
-        self._show(state, result)
+        images = self.ranks.joined(state.images, self.parts)
+        shown = images, self.labels, self.dataset, protocol_of(self.config)
+        result = evaluate_distilled(*shown, self.console, self.stop, self.ranks)
+        self._show(state, images, result)
         self._record(state, result)
 
-    def _show(self, state: State, result: dict[str, Any]) -> None:
+    def _show(self, state: State, images: Tensor, result: dict[str, Any]) -> None:
         """An evaluation and the images it is of, on the board."""
-        if self.config.tensorboard:
+        if self.config.tensorboard and self.ranks.first:
             self.board.scalars("accuracy", state.iteration, {key: result[key] for key in ("mean", "std")})
-            images = self.dataset.denormalise(state.images)
-            picture = draw_grid(images, self.dataset.classes, self.config.ipc)
+            picture = draw_grid(self.dataset.denormalise(images), self.dataset.classes, self.config.ipc)
             self.board.picture("images", state.iteration, np.asarray(picture))
             self.board.flush()
 
@@ -204,32 +239,32 @@ class Run:
         point = {key: result[key] for key in ("mean", "std", "runs")}
         self.folder.append("curve.jsonl", {"iteration": state.iteration, **point})
 
-    def _evaluate(self, state: State) -> dict[str, Any]:
+    def _evaluate(self, state: State, images: Tensor) -> dict[str, Any]:
         """The table of the last images; the best of the curve is named apart, for it was picked on the test images."""
         config = self.config
         if config.eval_every == 0:
             return {}
-        evaluation = self.folder.evaluation()
+        evaluation = self.ranks.told(self.folder.evaluation)
         if evaluation and evaluation["distilled"]["iteration"] == state.iteration:
             return evaluation
-        shown = state.images, self.labels, self.dataset, protocol_of(config)
+        shown, shared = (images, self.labels, self.dataset, protocol_of(config)), (self.console, self.stop, self.ranks)
         if self.baselines:
-            evaluation = evaluate_all(*shown, config.whole_epochs, self.console, self.stop)
+            evaluation = evaluate_all(*shown, config.whole_epochs, *shared)
         else:
-            evaluation = {"distilled": evaluate_distilled(*shown, self.console, self.stop)}
+            evaluation = {"distilled": evaluate_distilled(*shown, *shared)}
         evaluation["distilled"]["iteration"] = state.iteration
-        self._show(state, evaluation["distilled"])
+        self._show(state, images, evaluation["distilled"])
         if config.eval_every:
             self._record(state, evaluation["distilled"])
-            evaluation["best"] = max(self.folder.lines("curve.jsonl"), key=lambda point: point["mean"])
+            points = self.ranks.told(lambda: self.folder.lines("curve.jsonl"))
+            evaluation["best"] = max(points, key=lambda point: point["mean"])
         self.folder.write_json("evaluation.json", evaluation)
         return evaluation
 
-    def _draw(self, state: State, evaluation: dict[str, Any]) -> None:
+    def _draw(self, images: Tensor, evaluation: dict[str, Any]) -> None:
         path, dataset, config = self.folder.path, self.dataset, self.config
         try:
-            images = dataset.denormalise(state.images).cpu()
-            save_grid(images, dataset.classes, config.ipc, path / "images.png")
+            save_grid(dataset.denormalise(images).cpu(), dataset.classes, config.ipc, path / "images.png")
             title = f"{config.recipe or dataset.name}, {config.ipc} images a class"
             metrics, curve = self.folder.lines("metrics.jsonl"), self.folder.lines("curve.jsonl")
             save_curve(path / "curve.png", metrics=metrics, curve=curve, evaluation=evaluation, title=title)

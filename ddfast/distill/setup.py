@@ -14,11 +14,12 @@ from ddfast.distill.config import Config
 from ddfast.distill.pretrain import PoolConfig
 from ddfast.errors import UserError
 from ddfast.evaluate import Protocol
+from ddfast.ranks import ALONE, Ranks
 from ddfast.report.progress import meter
 
 
-def find_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the GPU where there is one."""
+def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device called `name`; "auto" is the GPU where there is one, and each of several ranks has its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -27,15 +28,25 @@ def find_device(name: str) -> torch.device:
         raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and ranks.size > 1:
+        if device.index is not None:
+            raise UserError(f"device must be auto, cpu or cuda where every rank takes its own GPU, got {name!r}")
+        device = torch.device("cuda", ranks.local)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices")
+        raise UserError(f"device {device} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda" and ranks.size > 1:
+        torch.cuda.set_device(device)
     return device
 
 
-def load_data(config: Config, device: torch.device, console: Console | None = None) -> Dataset:
-    """The data of a run, on `device`; the console, if there is one, shows what takes long."""
+def load_data(config: Config, device: torch.device, console: Console | None = None, ranks: Ranks = ALONE) -> Dataset:
+    """The data of a run, on `device`; the console, if there is one, shows what takes long.
+
+    What must be downloaded or decoded, the first rank does, and the others find it done.
+    """
     keys = {key: getattr(config, key) for key in ("holdout", "mean", "std", "image_size")}
-    return load(config.data, **keys, device=device, progress=_Shown(console) if console else None)
+    with ranks.first_then_others():
+        return load(config.data, **keys, device=device, progress=_Shown(console) if console else None)
 
 
 class _Shown(Progress):

@@ -16,6 +16,7 @@ from ddfast.errors import UserError
 from ddfast.evaluate import evaluate_all, read_images
 from ddfast.files import write_atomically
 from ddfast.partition import check_partition
+from ddfast.ranks import ALONE, Ranks
 from ddfast.signals import Stop
 from ddfast.training import build_network
 
@@ -28,6 +29,7 @@ class Subject:
 
     images: (N, C, H, W) normalised as `dataset` is. labels: (N,). config: what was given, on top of what a run has.
     given: what was given alone. about: told beside the images' accuracy. folder, stem: where the evaluation is written.
+    ranks: those that share the work, the first of which writes.
     """
 
     images: Tensor
@@ -38,6 +40,7 @@ class Subject:
     about: dict[str, Any]
     folder: Path
     stem: str
+    ranks: Ranks = ALONE
 
     def config_of(self, network: str) -> Config:
         """The keys of an evaluation by the network of that name, or by the subject's own; refuses what is not there."""
@@ -66,18 +69,21 @@ class Subject:
 
     def evaluate(self, config: Config, console: Console, stop: Stop) -> dict[str, Any]:
         """What the network's evaluation.json holds; it can be written, or nothing is begun."""
-        RunFolder(self.folder).open()
-        protocol = protocol_of(config)
-        found = evaluate_all(self.images, self.labels, self.dataset, protocol, config.whole_epochs, console, stop)
+        RunFolder(self.folder, writes=self.ranks.first).open()
+        shown = self.images, self.labels, self.dataset, protocol_of(config)
+        found = evaluate_all(*shown, config.whole_epochs, console, stop, self.ranks)
         found["distilled"] |= self.about
         return found
 
     def save(self, network: str, evaluation: dict[str, Any]) -> None:
         """Writes evaluation.json, or evaluation-NETWORK.json for a network that was asked for by name."""
-        write_atomically(self._path(network), json.dumps(evaluation, indent=1).encode())
+        if self.ranks.first:
+            write_atomically(self._path(network), json.dumps(evaluation, indent=1).encode())
 
 
-def find_subject(path: Path, given: dict[str, Any], out: Path | None, console: Console) -> Subject:
+def find_subject(
+    path: Path, given: dict[str, Any], out: Path | None, console: Console, ranks: Ranks = ALONE
+) -> Subject:
     """The images of a run folder, or of what `read_images` reads.
 
     given: the keys that were given. out: a folder for the results of images that are no run's; None: where they lie.
@@ -87,31 +93,32 @@ def find_subject(path: Path, given: dict[str, Any], out: Path | None, console: C
         UserError: if there is nothing to evaluate, or `given` does not fit.
     """
     if (path / "config.toml").exists():
-        return _of_run(path, {**given, "out": out}, console)
+        return _of_run(path, {**given, "out": out}, console, ranks)
     if not path.exists():
         raise UserError(f"{path} holds no run and is no file of images")
     if "data" not in given:
         raise UserError(f"{path} holds no run, and for images --data must name the data set that tests them")
     config = Config().replace(**given)
-    dataset = load_data(config, find_device(config.device), console)
+    dataset = load_data(config, find_device(config.device, ranks), console, ranks)
     images, labels, partition = read_images(path, dataset)
     config = config.replace(**{"partition": partition, **given})
     check_partition(config.partition, dataset.size)
     source, folder = str(path.resolve()), out or path.resolve().parent
     stem = f"{path.resolve().stem}-evaluation"
-    return Subject(images, labels, dataset, config, given, {"source": source}, folder, stem)
+    return Subject(images, labels, dataset, config, given, {"source": source}, folder, stem, ranks)
 
 
-def _of_run(path: Path, given: dict[str, Any], console: Console) -> Subject:
+def _of_run(path: Path, given: dict[str, Any], console: Console, ranks: Ranks) -> Subject:
     for key in ("data", "image_size", "mean", "std", "holdout", "partition", "out"):
         if given.pop(key, None) is not None:
             raise UserError(f"{key} must not be given with a run: {path} has its own")
-    device = find_device(given.get("device", "auto"))
+    device = find_device(given.get("device", "auto"), ranks)
     folder = RunFolder(path)
     config = folder.load_config().replace(**given)
     state = folder.load_state(device)
     if state is None:
         raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
-    dataset = load_data(config, device, console)
+    dataset = load_data(config, device, console, ranks)
     labels = labels_of(config, dataset)
-    return Subject(state.images, labels, dataset, config, given, {"iteration": state.iteration}, path, "evaluation")
+    about = {"iteration": state.iteration}
+    return Subject(state.images, labels, dataset, config, given, about, path, "evaluation", ranks)

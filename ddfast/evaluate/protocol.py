@@ -15,6 +15,7 @@ from ddfast import keyed
 from ddfast.augment import parse_strategy
 from ddfast.data import Dataset
 from ddfast.partition import expand
+from ddfast.ranks import ALONE, Ranks
 from ddfast.training import BATCH, Tick, accuracy, build_network, optimizer, train_epoch
 
 LR = 0.01
@@ -42,18 +43,25 @@ class Protocol:
     seed: int = 0
 
 
-def steps(protocol: Protocol, count: int, epochs: int) -> int:
-    """Optimizer steps of all networks on `count` images."""
-    return protocol.repeats * (epochs + 1) * -(-count // BATCH)
+def steps(protocol: Protocol, count: int, epochs: int, ranks: Ranks = ALONE) -> int:
+    """Optimizer steps of this rank's networks on `count` images."""
+    return len(ranks.turns(protocol.repeats)) * (epochs + 1) * -(-count // BATCH)
 
 
-def evaluate_images(images: Tensor, labels: Tensor, dataset: Dataset, protocol: Protocol, tick: Tick) -> dict[str, Any]:
-    """Accuracies in percent of networks trained on normalised float images (N, C, H, W) with labels (N,)."""
+def evaluate_images(
+    images: Tensor, labels: Tensor, dataset: Dataset, protocol: Protocol, tick: Tick, ranks: Ranks = ALONE
+) -> dict[str, Any]:
+    """Accuracies in percent of networks trained on normalised float images (N, C, H, W) with labels (N,).
+
+    Each of several ranks trains some of the networks, and all get the same result.
+    """
     expanded = expand(images, protocol.partition), labels.repeat(protocol.partition**2)
-    return _repeat(lambda repeat: expanded, len(images), lambda x: x, protocol.epochs, dataset, protocol, tick)
+    return _repeat(lambda repeat: expanded, len(images), lambda x: x, protocol.epochs, dataset, protocol, tick, ranks)
 
 
-def evaluate_random(counts: Sequence[int], dataset: Dataset, protocol: Protocol, tick: Tick) -> dict[str, Any]:
+def evaluate_random(
+    counts: Sequence[int], dataset: Dataset, protocol: Protocol, tick: Tick, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """... on so many random training images of each class, drawn anew for each network."""
     device = dataset.train.labels.device
     classes, most = torch.arange(dataset.num_classes, device=device), max(counts)
@@ -64,14 +72,16 @@ def evaluate_random(counts: Sequence[int], dataset: Dataset, protocol: Protocol,
         rows = dataset.train.choose(classes, most, scores)[wanted]
         return dataset.train.images[rows], dataset.train.labels[rows]
 
-    return _repeat(draw, sum(counts), dataset.normalise, protocol.epochs, dataset, protocol, tick)
+    return _repeat(draw, sum(counts), dataset.normalise, protocol.epochs, dataset, protocol, tick, ranks)
 
 
-def evaluate_whole(dataset: Dataset, epochs: int, protocol: Protocol, tick: Tick) -> dict[str, Any]:
+def evaluate_whole(
+    dataset: Dataset, epochs: int, protocol: Protocol, tick: Tick, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """... on the whole training set, for `epochs`."""
     split = dataset.train
     whole = (split.images, split.labels)
-    return _repeat(lambda repeat: whole, len(split.images), dataset.normalise, epochs, dataset, protocol, tick)
+    return _repeat(lambda repeat: whole, len(split.images), dataset.normalise, epochs, dataset, protocol, tick, ranks)
 
 
 def _repeat(
@@ -82,11 +92,16 @@ def _repeat(
     dataset: Dataset,
     protocol: Protocol,
     tick: Tick,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Trains and tests every network; mean and deviation (ddof 0) over them."""
-    results = [
-        _one(*draw(repeat), prepare, epochs, dataset, protocol, repeat, tick) for repeat in range(protocol.repeats)
-    ]
+
+    def own() -> list[tuple[float, list[float | None]]]:
+        turns = ranks.turns(protocol.repeats)
+        return [_one(*draw(repeat), prepare, epochs, dataset, protocol, repeat, tick) for repeat in turns]
+
+    by_rank = ranks.shared(own)
+    results = [by_rank[repeat % ranks.size][repeat // ranks.size] for repeat in range(protocol.repeats)]
     runs = [run for run, _ in results]
     by_class = zip(*(per_class for _, per_class in results), strict=True)
     return {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddfast.data import Dataset
 from ddfast.evaluate.protocol import Protocol, evaluate_images, evaluate_random, evaluate_whole, steps
+from ddfast.ranks import ALONE, Ranks
 from ddfast.report.progress import meter
 from ddfast.signals import Stop
 from ddfast.training import Tick
@@ -18,21 +19,32 @@ Result = dict[str, Any]
 
 
 def evaluate_distilled(
-    images: Tensor, labels: Tensor, dataset: Dataset, protocol: Protocol, console: Console, stop: Stop
+    images: Tensor,
+    labels: Tensor,
+    dataset: Dataset,
+    protocol: Protocol,
+    console: Console,
+    stop: Stop,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Normalised images (N, C, H, W) and their labels (N,), with progress."""
-    total = steps(protocol, protocol.partition**2 * len(images), protocol.epochs)
+    total = steps(protocol, protocol.partition**2 * len(images), protocol.epochs, ranks)
     return _timed(
-        "distilled", total, console, stop, lambda tick: evaluate_images(images, labels, dataset, protocol, tick)
+        "distilled", total, console, stop, lambda tick: evaluate_images(images, labels, dataset, protocol, tick, ranks)
     )
 
 
 def evaluate_baseline(
-    counts: Sequence[int], dataset: Dataset, protocol: Protocol, console: Console, stop: Stop
+    counts: Sequence[int],
+    dataset: Dataset,
+    protocol: Protocol,
+    console: Console,
+    stop: Stop,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """So many random real images of each class, with progress."""
-    total = steps(protocol, sum(counts), protocol.epochs)
-    return _timed("random", total, console, stop, lambda tick: evaluate_random(counts, dataset, protocol, tick))
+    total = steps(protocol, sum(counts), protocol.epochs, ranks)
+    return _timed("random", total, console, stop, lambda tick: evaluate_random(counts, dataset, protocol, tick, ranks))
 
 
 def evaluate_all(
@@ -43,17 +55,21 @@ def evaluate_all(
     whole_epochs: int,
     console: Console,
     stop: Stop,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Result]:
-    """Every row that applies: no random one if a class has too few images, no whole one for 0 epochs."""
+    """Every row that applies: no random one if a class has too few images, no whole one for 0 epochs.
+
+    images, labels: the same on all ranks, which share the work and get the same table.
+    """
     table = {}
     counts = torch.bincount(labels, minlength=dataset.num_classes).tolist()
     if max(counts) <= min(dataset.train.counts):
-        table["random"] = evaluate_baseline(counts, dataset, protocol, console, stop)
-    table["distilled"] = evaluate_distilled(images, labels, dataset, protocol, console, stop)
+        table["random"] = evaluate_baseline(counts, dataset, protocol, console, stop, ranks)
+    table["distilled"] = evaluate_distilled(images, labels, dataset, protocol, console, stop, ranks)
     if whole_epochs:
-        total = steps(protocol, len(dataset.train.labels), whole_epochs)
+        total = steps(protocol, len(dataset.train.labels), whole_epochs, ranks)
         table["whole"] = _timed(
-            "whole", total, console, stop, lambda tick: evaluate_whole(dataset, whole_epochs, protocol, tick)
+            "whole", total, console, stop, lambda tick: evaluate_whole(dataset, whole_epochs, protocol, tick, ranks)
         )
     return table
 
