@@ -8,6 +8,7 @@ next raises `RankLost`.
 import itertools
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,7 +25,7 @@ from ddfast.signals import Interrupted
 T = TypeVar("T")
 
 _LONGEST = timedelta(days=30)  # that one works while the others wait: a network of a pool may take a day
-_PATIENCE = timedelta(seconds=10)  # for the first rank's last words
+_PATIENCE = 10  # seconds for the first rank's last words
 
 
 class Ranks:
@@ -167,8 +168,8 @@ class Ranks:
         """Ends this rank's part in a run that cannot go on, and has one of all ranks `say` why.
 
         That is the first: it learns of what happened to another by the connection that this closes. The others stay
-        until it has spoken, for torchrun ends all ranks with the first one that ends. If it is silent, the rank with the
-        trouble speaks itself, or, if that is gone, the second one.
+        until it has spoken, for torchrun ends all ranks with the first one that ends. If it stays silent, the rank with
+        the trouble speaks itself, or, if that is gone, the second one.
 
         lost: whether the trouble is another rank's.
         """
@@ -184,10 +185,14 @@ class Ranks:
             if not lost:
                 self._store.compare_set("failed", "", f"rank {self.rank}: {line}")
             dist.destroy_process_group()
-            self._store.wait(["said"], _PATIENCE)
+            for _ in range(_PATIENCE * 20):
+                if self._store.check(["said"]):
+                    return None
+                time.sleep(0.05)
         except RuntimeError:
-            if self.rank == 1 or not lost:
-                say(f"rank {self.rank}: {line}")
+            pass  # torchrun is gone as well
+        if self.rank == 1 or not lost:
+            say(f"rank {self.rank}: {line}")
         return None
 
 
