@@ -79,6 +79,9 @@ def parts(out: Path) -> Iterator[Part]:
     quick = () if CUDA else ("--quick",)
     blocks = (sys.executable, "-m", "benchmarks.blocks", "--out", str(out / "blocks.json"), *quick)
     yield Part("bench-blocks", blocks, refusal=lambda: _missing("hypothesis"))
+    processes = str(torch.cuda.device_count())
+    shared = (sys.executable, "-m", "benchmarks.ranks", "--processes", processes, "--out", str(out))
+    yield Part("bench-ranks", shared, refusal=_one_device)
     yield Part("profile-memory", (sys.executable, "-m", "benchmarks.profile_memory", "--out", str(out)))
 
 
@@ -93,6 +96,10 @@ def _nothing_to_build() -> str | None:
 
 def _no_device() -> str | None:
     return None if CUDA else "no CUDA device"
+
+
+def _one_device() -> str | None:
+    return None if torch.cuda.device_count() > 1 else "fewer than two CUDA devices"
 
 
 def _nothing_to_sanitize() -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.baselines.published import Published, save_network
 from ddfast import keyed
@@ -21,7 +22,8 @@ from ddfast.distill.loop import Distiller
 from ddfast.distill.plan import make_plan
 from ddfast.distill.pool import Pool
 from ddfast.distill.precision import convert
-from ddfast.networks import build
+from ddfast.networks import Network, build
+from ddfast.ranks import ALONE, Ranks
 from ddfast.training import build_network
 
 LOSSES = {  # weights as published for CIFAR-10 at IPC 10
@@ -94,22 +96,38 @@ def contender(name: str, setting: Setting, device: torch.device, graph: bool = T
     graph: on CUDA, ddfast's is captured; a profile does not tell the phases of a graph.
     """
     config = setting.config("float32" if name == "published" else name).replace(graph=graph)
+    if name == "published":
+        networks = pool_networks(config, setting, device)
+        with tempfile.TemporaryDirectory() as folder:
+            files = [save_network(network, Path(folder) / str(i)) for i, network in enumerate(networks)]
+            yield Published(config, setting.dataset(device), noise(setting, device), files).iterate
+        return
+    distiller, state = engine(config, setting, device)
+    yield lambda: distiller.report(distiller.iterate(state))
+
+
+def engine(config: Config, setting: Setting, device: torch.device, ranks: Ranks = ALONE) -> tuple[Distiller, State]:
+    """ddfast about to begin a run: on a rank's own classes, where there are several."""
     dataset = setting.dataset(device)
-    images = torch.randn(setting.classes * setting.ipc, 3, setting.size, setting.size, device=device)
+    network = convert(build_network(config, dataset).requires_grad_(False), config.precision, device)
+    networks = [convert(member, config.precision, device) for member in pool_networks(config, setting, device)]
+    pool = Pool(networks, device) if networks else None
+    plan = make_plan(config, dataset, network, pool, ranks.size)
+    images = noise(setting, device)[ranks.parts(setting.classes, setting.ipc)[ranks.rank]]
+    state = State(images, torch.zeros_like(images), 0, torch.get_num_threads(), plan, ranks=ranks.size)
+    return Distiller(config, dataset, network, pool, plan, ranks), state
+
+
+def noise(setting: Setting, device: torch.device) -> Tensor:
+    return torch.randn(setting.classes * setting.ipc, 3, setting.size, setting.size, device=device)
+
+
+def pool_networks(config: Config, setting: Setting, device: torch.device) -> list[Network]:
+    """Two of random weights, where the losses look at any."""
     networks = []
     for number in range(2 if config.needs_pool else 0):
         generator = keyed.generator(0, number, "pool network", device)
-        shape = {"channels": 3, "num_classes": setting.classes, "size": dataset.size}
+        shape = {"channels": 3, "num_classes": setting.classes, "size": (setting.size, setting.size)}
         network = build("resnet18", **shape, width=setting.pool_width, device=device, generator=generator)
         networks.append(network.requires_grad_(False))
-    if name == "published":
-        with tempfile.TemporaryDirectory() as folder:
-            files = [save_network(network, Path(folder) / str(i)) for i, network in enumerate(networks)]
-            yield Published(config, dataset, images, files).iterate
-        return
-    network = convert(build_network(config, dataset).requires_grad_(False), name, device)
-    pool = Pool([convert(network, name, device) for network in networks], device) if networks else None
-    plan = make_plan(config, dataset, network, pool)
-    distiller = Distiller(config, dataset, network, pool, plan)
-    state = State(images, torch.zeros_like(images), 0, torch.get_num_threads(), plan)
-    yield lambda: distiller.report(distiller.iterate(state))
+    return networks

@@ -6,15 +6,18 @@ python -m benchmarks.report --compare A B   how the times of folder B differ fro
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from benchmarks import ranks
 from benchmarks.baselines import BASELINES
 from benchmarks.compare import MARGIN, changes
 from benchmarks.environment import RESULTS, ROOT
 from benchmarks.plots import plot
-from benchmarks.results import Key, Results, latest
+from benchmarks.results import Key, Results, device_of, latest
 from benchmarks.workloads import WORKLOADS
 
 BEGIN, END = "<!-- operators:begin -->", "<!-- operators:end -->"
@@ -80,7 +83,7 @@ def table(root: Path, readme: Path) -> Iterator[str]:
         yield "No results are committed yet."
     for result in results:
         folder = result.folder.relative_to(readme)
-        yield f"{_origin(result)} ([results]({folder}),"
+        yield f"{_origin(result.environment)} ([results]({folder}),"
         yield f"[plot]({folder}/operators.png)):"
         yield ""
         yield "| operator | workload | backend | time | " + " | ".join(BASELINES) + " | of the floor | peak memory |"
@@ -89,13 +92,25 @@ def table(root: Path, readme: Path) -> Iterator[str]:
             yield from filter(None, (_row(result, operator, workload, direction) for workload in WORKLOADS))
         yield ""
     for result in latest(root, lambda key: not _is_operator(key)):
-        yield f"{_origin(result)} ([results]({result.folder.relative_to(readme)})):"
+        yield f"{_origin(result.environment)} ([results]({result.folder.relative_to(readme)})):"
         yield ""
         yield from _iterations(result)
+    for file, record in _newest(root, "ranks.json").items():
+        yield f"{_origin(record['environment'])} ([results]({file.parent.relative_to(readme)})):"
+        yield ""
+        yield from _ranks(record)
 
 
-def _origin(result: Results) -> str:
-    return f"{result.device}, PyTorch {result.environment['versions']['torch']}, commit {result.environment['commit']}"
+def _newest(root: Path, name: str) -> dict[Path, dict[str, Any]]:
+    """The newest file of that name of each machine, with what it holds."""
+    found = {file: json.loads(file.read_text()) for file in root.glob(f"*/*/{name}")}
+    every = sorted(found, key=lambda file: found[file]["environment"]["time"])
+    newest = {file.parent.parent.name: file for file in every}
+    return {newest[machine]: found[newest[machine]] for machine in sorted(newest)}
+
+
+def _origin(here: dict[str, Any]) -> str:
+    return f"{device_of(here)}, PyTorch {here['versions']['torch']}, commit {here['commit']}"
 
 
 def _row(result: Results, operator: str, workload: str, direction: str) -> str | None:
@@ -133,6 +148,15 @@ def _iterations(result: Results) -> Iterator[str]:
                 *(f"{of['peak_bytes'] / 2**20:.0f} MiB" for of in (ours, published)),
             )
             yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _ranks(record: dict[str, Any]) -> Iterator[str]:
+    """Several processes against one, and what they send."""
+    yield f"| {' | '.join(ranks.COLUMNS)} |"
+    yield "|---|--:|" + "--:|" * (len(ranks.COLUMNS) - 2)
+    for row in record["rows"]:
+        yield f"| {' | '.join(ranks.cells(row))} |"
     yield ""
 
 

@@ -13,6 +13,10 @@ from ddfast.operators.backends import PREFERENCE
 Key = tuple[str, str, str]  # operator, workload, direction
 
 
+def device_of(here: dict[str, Any]) -> str:
+    return here["gpu"] or f"{here['cpu']}, {here['threads']} thread{'' if here['threads'] == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Results:
     folder: Path
@@ -23,8 +27,7 @@ class Results:
 
     @property
     def device(self) -> str:
-        here = self.environment
-        return here["gpu"] or f"{here['cpu']}, {here['threads']} thread{'' if here['threads'] == 1 else 's'}"
+        return device_of(self.environment)
 
     @cached_property
     def groups(self) -> dict[Key, dict[str, dict[str, Any]]]:

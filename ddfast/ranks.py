@@ -65,7 +65,7 @@ class Ranks:
 
     def meet(self) -> None:
         """Waits until every rank is here."""
-        self.table(())
+        self.table((0,))
 
     @contextmanager
     def first_then_others(self) -> Iterator[None]:
@@ -77,15 +77,14 @@ class Ranks:
             self.meet()
 
     def table(self, row: Sequence[float]) -> Tensor:
-        """Every rank's numbers, as many from each: (size, n) float64 on the host."""
-        mine = torch.tensor((0.0, *row), dtype=torch.float64)  # of which there is one at least
-        rows = [torch.empty_like(mine) for _ in range(self.size)]
+        """Every rank's numbers, one or more and as many from each: (size, n) float64 on the host."""
+        mine = torch.tensor(row, dtype=torch.float64)
         if self.size == 1:
-            rows = [mine]
-        else:
-            with self._others():
-                dist.all_gather(rows, mine)
-        return torch.stack(rows)[:, 1:]
+            return mine[None]
+        rows = [torch.empty_like(mine) for _ in range(self.size)]
+        with self._others():
+            dist.all_gather(rows, mine)
+        return torch.stack(rows)
 
     def told(self, work: Callable[[], T]) -> T:
         """What `work` gives on the first rank, which alone does it."""

@@ -265,6 +265,40 @@ def test_iterations_are_shown_against_the_published_loop(tmp_path):
     assert "| c10-ipc10 all | bf16 | 500 ms | 12.20× (12.00–12.40) | 4 MiB | 9 MiB |" in shown
 
 
+def test_several_processes_are_shown_against_one(tmp_path):
+    here = {"gpu": None, "cpu": "c", "threads": 1, "commit": "abc", "versions": {"torch": "2"}}
+    travels = {"iteration": 96, "averaging": 131 << 10, "checkpoint": 24 << 20}
+    for day, seconds in (("1", 9.0), ("2", 2.0)):
+        row = {"name": "IDM", "processes": 2, "seconds": {"1": [seconds] * 3, "2": [1.0, 1.25, 1.5]}, "bytes": travels}
+        folder = tmp_path / "m" / day
+        folder.mkdir(parents=True)
+        (folder / "ranks.json").write_text(json.dumps({"environment": here | {"time": day}, "rows": [row]}))
+    shown = list(report.table(tmp_path, tmp_path))
+    assert "c, 1 thread, PyTorch 2, commit abc ([results](m/2)):" in shown
+    assert "| IDM | 2 | 2 s | 1.25 s | 1.60× (1.33–2.00) | 96 B | 131 KiB | 24 MiB |" in shown
+
+
+@pytest.mark.full
+def test_processes_count_what_travels(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.ranks", "--quick", "--processes", "3", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads((tmp_path / "ranks.json").read_text())["rows"]}
+    assert "all losses" in done.stdout
+    images, first = 4 * 4 * 2 * 3 * 16 * 16, 4 * 1 * 2 * 3 * 16 * 16  # bytes of all, and of the first rank's class
+    weights = 4 * 3 * 9 + 4 + 4 * 4 * 9 + 4 + 4 * 4 + 4 * 4 * 4 * 4 + 4  # kernels and biases, norms, the head
+    for name, row in rows.items():
+        assert {key: len(samples) for key, samples in row["seconds"].items()} == {"1": 2, "3": 2}
+        assert min(map(min, row["seconds"].values())) > 0
+        queue = 2 * 2 * (2 * 4 * weights + 2 * 8) if name == "IDM" else 0
+        taught = 2 * 10 * 4 * weights if name == "IDM" else 0
+        assert row["bytes"] == {
+            "iteration": 3 * 2 * 6 * 8 + queue,
+            "averaging": 4 * (images + taught),
+            "checkpoint": 2 * (images - first),
+        }
+
+
 def test_the_check_fails_on_a_tampered_readme(tmp_path):
     pytest.importorskip("matplotlib")
     readme, root = tmp_path / "README.md", tmp_path / "results"

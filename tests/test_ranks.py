@@ -334,7 +334,7 @@ class TestAFailure:
         assert said == "full cannot be written: No space left on device; the last checkpoint is kept for --resume"
 
     def test_of_a_silent_first_rank_is_told_by_the_other(self, folder: Path) -> None:
-        setups = {0: at_call(3, ITERATE, "import time; time.sleep(3)"), 1: at_call(3, ITERATE, "raise MemoryError")}
+        setups = {0: at_call(3, ITERATE, "import time; time.sleep(2)"), 1: at_call(3, ITERATE, "raise MemoryError")}
         outcomes = run(2, *words("slow", CASES["all"]), cwd=folder, setups=setups, everywhere=HASTY)
         assert outcomes[1].mistake(3).startswith("rank 1: out of memory")
 

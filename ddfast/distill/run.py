@@ -98,8 +98,8 @@ class Run:
                 self._make_pool()
                 state = self._begin()
                 self._distill(state)
-                images = self.ranks.joined(state.images, self.parts)
-                evaluation = self._evaluate(state, images)
+                evaluation = self._evaluate(state)
+                images = self.ranks.collected(state.images, self.parts)
             except RankLost as lost:
                 raise RankLost(f"{lost}; {self._kept()}; --resume continues it with any number of ranks") from lost
             finally:
@@ -239,7 +239,7 @@ class Run:
         point = {key: result[key] for key in ("mean", "std", "runs")}
         self.folder.append("curve.jsonl", {"iteration": state.iteration, **point})
 
-    def _evaluate(self, state: State, images: Tensor) -> dict[str, Any]:
+    def _evaluate(self, state: State) -> dict[str, Any]:
         """The table of the last images; the best of the curve is named apart, for it was picked on the test images."""
         config = self.config
         if config.eval_every == 0:
@@ -247,6 +247,7 @@ class Run:
         evaluation = self.ranks.told(self.folder.evaluation)
         if evaluation and evaluation["distilled"]["iteration"] == state.iteration:
             return evaluation
+        images = self.ranks.joined(state.images, self.parts)
         shown, shared = (images, self.labels, self.dataset, protocol_of(config)), (self.console, self.stop, self.ranks)
         if self.baselines:
             evaluation = evaluate_all(*shown, config.whole_epochs, *shared)
