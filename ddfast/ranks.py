@@ -125,15 +125,17 @@ class Ranks:
         """... on the first rank, and in the host's memory; elsewhere `mine` as it is."""
         if self.size == 1:
             return mine
+        own = mine.cpu()
+        if not self.first:
+            with self._others():
+                dist.send(own, 0)
+            return mine
+        whole = own.new_empty(parts[-1].stop, *own.shape[1:])
+        whole[parts[0]] = own
         with self._others():
-            if not self.first:
-                dist.send(mine.cpu(), 0)
-                return mine
-            whole = torch.empty(parts[-1].stop, *mine.shape[1:], dtype=mine.dtype)
-            whole[parts[0]] = mine.cpu()
             for source, rows in enumerate(parts[1:], 1):
                 dist.recv(whole[rows], source)
-            return whole
+        return whole
 
     def spread(self, tensor: Tensor, source: int) -> None:
         """Puts what the rank `source` has in `tensor`, which is contiguous, into that of every rank."""

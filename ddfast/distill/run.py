@@ -15,7 +15,7 @@ from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.loop import TERMS, Distiller
-from ddfast.distill.plan import make_plan
+from ddfast.distill.plan import Plan, make_plan
 from ddfast.distill.pool import Pool
 from ddfast.distill.precision import check_precision, convert
 from ddfast.distill.pretrain import pretrain_with_progress
@@ -124,22 +124,22 @@ class Run:
     def _begin(self) -> State:
         """The state to go on from, with the threads and chunks it was computed with by as many ranks."""
         state, ranks = self.state, self.ranks.size
-        if state is None or state.ranks != ranks:
-            plan = make_plan(self.config, self.dataset, self.network, self.pool, ranks)
-            threads = torch.get_num_threads()
         if state is None:
             images = self._initial_images()
-            state = State(images, torch.zeros_like(images), 0, threads, plan, ranks=ranks)
+            state = State(images, torch.zeros_like(images), 0, torch.get_num_threads(), self._plan(), ranks=ranks)
             self._checkpoint(state)
         elif state.ranks != ranks:
             self.console.print(f"begun by {state.ranks} and continued by {ranks} ranks: rounding differs")
-            state.threads, state.plan, state.ranks = threads, plan, ranks
+            state = replace(state, threads=torch.get_num_threads(), plan=self._plan(), ranks=ranks)
         elif state.threads != torch.get_num_threads():
             self.console.print(f"using {state.threads} threads, as this run did before")
             torch.set_num_threads(state.threads)
         self.folder.cut(state.iteration)
         self.board.begin(state.iteration)
         return state
+
+    def _plan(self) -> Plan:
+        return make_plan(self.config, self.dataset, self.network, self.pool, self.ranks.size)
 
     def _initial_images(self) -> Tensor:
         """Of this rank's classes: random real images, each piece another draw made smaller, or noise."""
