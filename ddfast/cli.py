@@ -155,6 +155,9 @@ def _resumed(stored: Config, asked: dict[str, Any]) -> Config:
 def _print_evaluation(evaluation: dict[str, Any], classes: tuple[str, ...]) -> None:
     if evaluation:
         console.print(evaluation_table(evaluation))
+        distilled = evaluation["distilled"]
+        if distilled.get("distill_seconds"):  # not of images from elsewhere
+            console.print(f"{distilled['iteration']:,} iterations in {distilled['distill_seconds']:,.1f} s")
         if len(classes) <= 20:
             console.print(class_table(evaluation, classes))
 

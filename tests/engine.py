@@ -123,11 +123,19 @@ def contents(folder: Path) -> dict[str, Any]:
 def _content(path: Path) -> Any:
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "np") as file:
-            about = {**(file.metadata() or {}), "seconds": ""}
+            about = _timeless(file.metadata() or {})
+            if "state" in about:
+                about["state"] = _timeless(json.loads(about["state"]))
             return about, {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
     if path.stem.startswith("evaluation") or path.stem.endswith("evaluation"):
-        return [(key, {**row, "seconds": 0}) for key, row in json.loads(path.read_text()).items()]
+        return [(key, _timeless(row)) for key, row in json.loads(path.read_text()).items()]
+    if path.name == "curve.jsonl":
+        return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
     return path.read_bytes()
+
+
+def _timeless(about: dict[str, Any]) -> dict[str, Any]:
+    return {**about, "seconds": 0, "distill_seconds": 0}
 
 
 def options(keys: dict[str, Any]) -> list[str]:

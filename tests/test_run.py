@@ -2,7 +2,9 @@
 
 import json
 import resource
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import ddfast
 from ddfast.distill import run
 from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder
+from ddfast.distill.loop import Distiller
 from ddfast.errors import RunFailed, UserError
 
 
@@ -159,9 +162,30 @@ class TestEvaluationChangesNothing:
         table = json.loads((tmp_path / "run" / "evaluation.json").read_text())
         curve = lines(tmp_path / "run" / "curve.jsonl")
         assert [point["iteration"] for point in curve] == [0, 4, 6]
-        assert curve[-1] == {key: table["distilled"][key] for key in ("iteration", "mean", "std", "runs")}
+        recorded = ("iteration", "distill_seconds", "mean", "std", "runs")
+        assert curve[-1] == {key: table["distilled"][key] for key in recorded}
         assert table["best"] in curve
         assert table["best"]["mean"] == max(point["mean"] for point in curve)
         run_here(config.replace(iterations=4, eval_every=None), tmp_path / "shorter")
         shorter = json.loads((tmp_path / "shorter" / "evaluation.json").read_text())
         assert shorter["distilled"]["runs"] == curve[1]["runs"]
+
+    def test_whose_seconds_do_not_count(self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each iteration takes one of a clock that evaluations set forward by many."""
+        now = [1000.0]
+
+        def slow(do: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+            def done(*arguments: Any) -> Any:
+                now[0] += seconds
+                return do(*arguments)
+
+            return done
+
+        monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        monkeypatch.setattr(run, "evaluate_distilled", slow(run.evaluate_distilled, 100.0))
+        monkeypatch.setattr(Distiller, "iterate", slow(Distiller.iterate, 1.0))
+        run_here(config.replace(iterations=3, eval_every=2), tmp_path)
+        run_here(config.replace(eval_every=2), tmp_path, resume=True)
+        assert [point["distill_seconds"] for point in lines(tmp_path / "curve.jsonl")] == [0, 2, 3, 4, 6]
+        table = json.loads((tmp_path / "evaluation.json").read_text())
+        assert table["distilled"]["distill_seconds"] == 6

@@ -25,7 +25,8 @@ class State:
 
     images: (K·IPC, C, H, W) float32 normalised, sorted by class. momentum: the same, SGD's buffer. iteration: how many
     are done. threads, plan, ranks: what the run was computed with, kept because rounding depends on them. queue: the
-    networks of IDM, None before the first iteration. Of several ranks each has the images of its own classes.
+    networks of IDM, None before the first iteration. seconds: what the iterations took, evaluations not counted. Of
+    several ranks each has the images of its own classes.
     """
 
     images: Tensor
@@ -35,6 +36,11 @@ class State:
     plan: Plan
     queue: Queue | None = None
     ranks: int = 1
+    seconds: float = 0.0
+
+    def course(self) -> dict[str, float]:
+        """How far the run has come, as the points of its curve and its evaluation say it."""
+        return {"iteration": self.iteration, "distill_seconds": round(self.seconds, 3)}
 
 
 class RunFolder:
@@ -94,7 +100,7 @@ class RunFolder:
     def save_state(self, state: State, labels: Tensor, metadata: dict[str, Any]) -> None:
         """The checkpoint, and the synthetic set as others read it."""
         images = state.images.cpu()
-        numbers = {name: getattr(state, name) for name in ("iteration", "threads", "ranks")}
+        numbers = {name: getattr(state, name) for name in ("iteration", "threads", "ranks", "seconds")}
         numbers["plan"] = asdict(state.plan)
         words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
         words["iteration"] = str(state.iteration)

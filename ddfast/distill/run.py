@@ -1,5 +1,6 @@
 """A run from its first image to its last evaluation: checkpoints, resuming, and what is left on disk."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,12 +184,14 @@ class Run:
         config = self.config
         self._saved = state.iteration
         distiller = Distiller(config, self.dataset, self.network, self.pool, state.plan, self.ranks)
+        begun = time.monotonic() - state.seconds
         with meter(self.console, "distil", config.iterations, state.iteration) as bar:
             note = ""
             while state.iteration < config.iterations:
                 if self._point_is_due(state):
                     with bar.paused():
                         self._point(state)
+                    begun = time.monotonic() - state.seconds
                 terms = distiller.iterate(state)
                 logged = state.iteration % config.log_every == 0
                 # A signal reaches ranks in different iterations, and all must stop after the same one.
@@ -197,12 +200,14 @@ class Run:
                 if logged:
                     note = self._log(state, distiller.report(told[:, 1:].sum(0)))
                 bar.step(note)
-                if signum or state.iteration % config.checkpoint_every == 0 or self._point_is_due(state):
+                ended = state.iteration == config.iterations
+                if signum or ended or state.iteration % config.checkpoint_every == 0 or self._point_is_due(state):
+                    if self.device.type == "cuda":
+                        torch.cuda.synchronize(self.device)  # what is only queued has taken no seconds yet
+                    state.seconds = time.monotonic() - begun
                     self._checkpoint(state)
                 if signum:
                     raise Interrupted(signum)
-        if self._saved != state.iteration:
-            self._checkpoint(state)
 
     def _log(self, state: State, terms: dict[str, float]) -> str:
         if not all(map(_finite, terms.values())):
@@ -237,7 +242,7 @@ class Run:
 
     def _record(self, state: State, result: dict[str, Any]) -> None:
         point = {key: result[key] for key in ("mean", "std", "runs")}
-        self.folder.append("curve.jsonl", {"iteration": state.iteration, **point})
+        self.folder.append("curve.jsonl", {**state.course(), **point})
 
     def _evaluate(self, state: State) -> dict[str, Any]:
         """The table of the last images; the best of the curve is named apart, for it was picked on the test images."""
@@ -253,7 +258,7 @@ class Run:
             evaluation = evaluate_all(*shown, config.whole_epochs, *shared)
         else:
             evaluation = {"distilled": evaluate_distilled(*shown, *shared)}
-        evaluation["distilled"]["iteration"] = state.iteration
+        evaluation["distilled"] |= state.course()
         self._show(state, images, evaluation["distilled"])
         if config.eval_every:
             self._record(state, evaluation["distilled"])

@@ -120,5 +120,4 @@ def _of_run(path: Path, given: dict[str, Any], console: Console, ranks: Ranks) -
         raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
     dataset = load_data(config, device, console, ranks)
     labels = labels_of(config, dataset)
-    about = {"iteration": state.iteration}
-    return Subject(state.images, labels, dataset, config, given, about, path, "evaluation", ranks)
+    return Subject(state.images, labels, dataset, config, given, state.course(), path, "evaluation", ranks)
