@@ -1,0 +1,202 @@
+"""Accuracies on real images: a run for each method, all alike but for their losses, and what random images give.
+
+    python -m benchmarks.accuracy FOLDER --recipe cifar10-ipc10 --methods random,dm,cm,cc,cmi,all 'pool="pool"'
+    python -m benchmarks.accuracy FOLDER --recipe cifar10-ipc10 --methods cm --label sweep covariance_weight=0.1
+    python -m benchmarks.accuracy FOLDER        the table of what is there, and accuracy.png
+
+A method has the keys of its recipe, and over them KEY=VALUE, written as in a config.toml. FOLDER holds a run folder for
+each, which goes on where it was stopped, perhaps to more iterations, with the environment it ran in; what pool they had
+is in pool.json. Several commands may fill one FOLDER, and what is there they do not do again.
+"""
+
+import argparse
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import environment
+from ddfast.distill.config import Config
+from ddfast.distill.folder import RunFolder
+from ddfast.distill.pretrain import trained
+from ddfast.distill.run import Run
+from ddfast.distill.setup import find_device, load_data, protocol_of
+from ddfast.errors import UserError
+from ddfast.evaluate import evaluate_baseline
+from ddfast.memory import keep_freed_memory
+from ddfast.recipes import from_recipe
+from ddfast.report.style import GRID_INK, label_axes, new_figure, put_legend, save_figure
+from ddfast.signals import Stop
+
+METHODS: dict[str, tuple[str, str, dict[str, float]]] = {  # what it is called, its recipe, and what that is without
+    "random": ("random real images", "dm", {}),
+    "dm": ("DM", "dm", {}),
+    "cm": ("DM + CM", "iid-dm", {"centralization_weight": 0.0}),
+    "cc": ("DM + CC", "iid-dm", {"covariance_weight": 0.0}),
+    "cmi": ("DM + CMI", "cmi-dm", {}),
+    "iid-dm": ("DM + CM + CC", "iid-dm", {}),
+    "all": ("DM + CM + CC + CMI", "all-dm", {}),
+    "idm": ("IDM", "idm", {}),
+    "iid-idm": ("IDM + CM + CC", "iid-idm", {}),
+}
+WEIGHTS = {"covariance_weight": "CM", "centralization_weight": "CC", "cmi_weight": "CMI"}
+COLUMNS = ("losses", "weights", "iterations", "distilled in", "accuracy", "networks", "against DM")
+COLOURS = ("#202020", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A method's folder, read."""
+
+    folder: Path
+
+    @cached_property
+    def method(self) -> str:
+        return self.folder.name.partition("@")[0]
+
+    @cached_property
+    def config(self) -> Config:
+        return RunFolder(self.folder).load_config()
+
+    @cached_property
+    def row(self) -> dict[str, Any]:
+        """Of evaluation.json."""
+        evaluation = RunFolder(self.folder).evaluation()
+        return dict(evaluation["random" if self.method == "random" else "distilled"])
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "environment.json").read_text()))
+
+    @property
+    def title(self) -> str:
+        label = self.folder.name.partition("@")[2]
+        return f"{METHODS[self.method][0]}{label and f' ({label})'}"
+
+
+def distil(folder: Path, method: str, config: Config, console: Console) -> None:
+    """A run from where it is to its end."""
+    config, begun = config.replace(device=str(find_device(config.device))), (folder / "config.toml").exists()
+    if begun and RunFolder(folder).load_config().replace(iterations=config.iterations) != config:
+        raise UserError(f"{folder} is a run of other keys; --label tells them apart")
+    run = Run(config, folder, begun, console, baselines=False)
+    environment.write(folder)
+    if config.needs_pool and config.pool:
+        pool = Path(config.pool)
+        about = {"networks": trained(pool), **json.loads((pool / "pool.json").read_text())}
+        RunFolder(folder.parent).write_json("pool.json", about)
+    row = run()["distilled"]
+    console.print(f"{folder.name}: {row['mean']:.2f} ± {row['std']:.2f} %")
+
+
+def sample(folder: Path, config: Config, console: Console) -> None:
+    """Accuracy of random real images, as many as the others have."""
+    at = RunFolder(folder)
+    if at.evaluation():
+        return
+    dataset = load_data(config, find_device(config.device), console)
+    environment.write(folder)
+    at.save_config(config)
+    counts = [config.ipc] * dataset.num_classes
+    with Stop() as stop:
+        at.write_json(
+            "evaluation.json", {"random": evaluate_baseline(counts, dataset, protocol_of(config), console, stop)}
+        )
+
+
+def results(folder: Path) -> list[Result]:
+    """What is finished, in the order of METHODS."""
+    found = [Result(path.parent) for path in folder.glob("*/evaluation.json")]
+    return sorted(found, key=lambda it: (list(METHODS).index(it.method), it.folder.name))
+
+
+def cells(found: Sequence[Result]) -> Iterator[tuple[str, ...]]:
+    """A row for each result, in the order of COLUMNS; differences are to the DM run that is among them."""
+    base = next((it.row["runs"] for it in found if it.folder.name == "dm"), None)
+    for it in found:
+        runs = it.row["runs"]
+        weights = (f"{name} {getattr(it.config, key):g}" for key, name in WEIGHTS.items() if getattr(it.config, key))
+        drawn = it.method == "random"
+        yield (
+            it.title,
+            "–" if drawn else ", ".join(weights) or "–",
+            "–" if drawn else f"{it.row['iteration']:,}",
+            "–" if drawn else f"{it.row['distill_seconds'] / 60:.1f} min",
+            f"{it.row['mean']:.1f} ± {it.row['std']:.1f} %",
+            str(len(runs)),
+            "–" if base is None or drawn or it.folder.name == "dm" else _difference(runs, base),
+        )
+
+
+def _difference(runs: Sequence[float], base: Sequence[float]) -> str:
+    """Of the means, with its standard error: networks are the only thing that varies."""
+    means, errors = [], []
+    for values in (runs, base):
+        mean = sum(values) / len(values)
+        means.append(mean)
+        errors.append(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return f"{means[0] - means[1]:+.1f} ± {sum(errors) ** 0.5:.1f}"
+
+
+def table(folder: Path) -> Iterator[str]:
+    """The results below `folder` in Markdown."""
+    yield f"| {' | '.join(COLUMNS)} |"
+    yield "|---|---|" + "--:|" * (len(COLUMNS) - 2)
+    for row in cells(results(folder)):
+        yield f"| {' | '.join(row)} |"
+
+
+def draw(folder: Path) -> None:
+    """Accuracy over iterations, and over minutes of distillation, of every run that was evaluated on the way."""
+    found = results(folder)
+    courses = [(it, RunFolder(it.folder).lines("curve.jsonl")) for it in found]
+    figure = new_figure(
+        folder / "accuracy.png", (12, 5), f"{found[-1].config.data}, {found[-1].config.ipc} images a class"
+    )
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (key, unit, name) in zip(
+        panels, (("iteration", 1, "iteration"), ("distill_seconds", 60, "minutes of distillation")), strict=True
+    ):
+        for (it, course), colour in zip((entry for entry in courses if entry[1]), COLOURS * 2, strict=False):
+            at, mean = [point[key] / unit for point in course], [point["mean"] for point in course]
+            style = "--" if "@" in it.folder.name else "-"
+            panel.plot(at, mean, style, color=colour, marker="o", markersize=4, linewidth=1.8, label=it.title)
+        for it in found:
+            if it.method == "random":
+                panel.axhline(it.row["mean"], color="#606060", linewidth=1.2, linestyle=":", label=it.title)
+        label_axes(panel, name, "accuracy in %")
+        panel.grid(axis="y", color=GRID_INK, linewidth=0.8)
+    put_legend(panels[0])
+    save_figure(figure, folder / "accuracy.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--recipe", help="DATA-ipcN of recipes METHOD/DATA-ipcN")
+    parser.add_argument("--methods", default="", help=f"some of {','.join(METHODS)}")
+    parser.add_argument("--label", default="", help="tells runs of other keys from those of the recipe")
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE")
+    options = parser.parse_intermixed_args(arguments)
+    keys = tomllib.loads("\n".join(options.keys))
+    keep_freed_memory()
+    console = Console(highlight=False)
+    for method in filter(None, options.methods.split(",")):
+        _, recipe, without = METHODS[method]
+        config = from_recipe(f"{recipe}/{options.recipe}").replace(**without).replace(**keys)
+        folder = options.folder / "@".join(filter(None, (method, options.label)))
+        if method == "random":
+            sample(folder, config, console)
+        else:
+            distil(folder, method, config, console)
+    print("\n".join(table(options.folder)))
+    draw(options.folder)
+
+
+if __name__ == "__main__":
+    main()
