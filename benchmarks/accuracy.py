@@ -151,6 +151,25 @@ def table(folder: Path) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
+def conditions(folder: Path) -> str:
+    """What all runs have in common, and their pool."""
+    config = next(it for it in results(folder) if it.method != "random").config
+    said = [
+        f"{config.data} at IPC {config.ipc}: {config.network} of width {config.width}, {config.precision}",
+        f"{config.batch_real} real images of a class and iteration",
+        f"evaluated by {config.repeats} networks of {config.epochs} epochs",
+    ]
+    if (folder / "pool.json").exists():
+        pool = json.loads((folder / "pool.json").read_text())
+        reached = [network["accuracy"] for network in pool["networks"]]
+        tested = f"{'held-out' if pool['holdout'] else 'test'} images"
+        said.append(
+            f"a pool of {len(reached)} {pool['network']} of width {pool['width']} and {pool['epochs']} epochs, "
+            f"{min(reached):.1f} to {max(reached):.1f} % of {tested}"
+        )
+    return "; ".join(said)
+
+
 def draw(folder: Path) -> None:
     """Accuracy over iterations, and over minutes of distillation, of every run that was evaluated on the way."""
     found = results(folder)
@@ -183,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--label", default="", help="tells runs of other keys from those of the recipe")
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_intermixed_args(arguments)
-    keys = tomllib.loads("\n".join(options.keys))
+    keys = {name: value for word in options.keys for name, value in tomllib.loads(word).items()}
     keep_freed_memory()
     console = Console(highlight=False)
     for method in filter(None, options.methods.split(",")):

@@ -1,7 +1,7 @@
-"""Committed results as README's table and as plots.
+"""Committed results as README's tables and as plots.
 
-python -m benchmarks.report                 writes the table into README.md, and a plot beside each result it shows
-python -m benchmarks.report --check         exits 1 if README.md does not have the table of the committed results
+python -m benchmarks.report                 writes the tables into README.md, and a plot beside each result it shows
+python -m benchmarks.report --check         exits 1 if README.md does not have the tables of the committed results
 python -m benchmarks.report --compare A B   how the times of folder B differ from A's; exits 1 if one is slower
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ranks
+from benchmarks import accuracy, ranks
 from benchmarks.baselines import BASELINES
 from benchmarks.compare import MARGIN, changes
 from benchmarks.environment import RESULTS, ROOT
@@ -20,7 +20,7 @@ from benchmarks.plots import plot
 from benchmarks.results import Key, Results, device_of, latest
 from benchmarks.workloads import WORKLOADS
 
-BEGIN, END = "<!-- operators:begin -->", "<!-- operators:end -->"
+BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 TABLE = {"moment_matching": "both", "class_complexity": "both"}  # the fused losses: README has no room for all
 SHOWN = {"class_moments": "forward"} | TABLE
 
@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def update(readme: Path, root: Path, check: bool) -> int:
     before = readme.read_text()
-    after = with_table(before, "\n".join(table(root, readme.parent)))
+    after = before
+    for name, made in TABLES.items():
+        after = with_table(after, name, "\n".join(made(root, readme.parent)))
     if check:
         if before == after:
             return 0
@@ -63,13 +65,14 @@ def compare(before: Results, after: Results) -> int:
     return int(slower > 0)
 
 
-def with_table(text: str, table: str) -> str:
-    """`text` with `table` between the markers."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+def with_table(text: str, name: str, table: str) -> str:
+    """`text` with `table` between the markers of that name."""
+    first, last = BEGIN.format(name), END.format(name)
+    head, begin, rest = text.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"README.md must have the lines {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+        raise ValueError(f"README.md must have the lines {first} and {last}")
+    return f"{head}{first}\n{table}\n{last}{tail}"
 
 
 def _is_operator(key: Key) -> bool:
@@ -99,6 +102,19 @@ def table(root: Path, readme: Path) -> Iterator[str]:
         yield f"{_origin(record['environment'])} ([results]({file.parent.relative_to(readme)})):"
         yield ""
         yield from _ranks(record)
+
+
+def accuracies(root: Path, readme: Path) -> Iterator[str]:
+    """Each comparison of methods below `root`, the newest of its name and machine."""
+    found = {folder: accuracy.results(folder)[-1].environment for folder in root.glob("*/*/accuracy-*")}
+    every = sorted(found, key=lambda folder: found[folder]["time"])
+    newest = {(folder.parts[-3], folder.name): folder for folder in every}
+    for _, folder in sorted(newest.items()):
+        origin, link = _origin(found[folder]), folder.relative_to(readme)
+        yield f"{accuracy.conditions(folder)}; {origin} ([results]({link}), [curves]({link}/accuracy.png)):"
+        yield ""
+        yield from accuracy.table(folder)
+        yield ""
 
 
 def _newest(root: Path, name: str) -> dict[Path, dict[str, Any]]:
@@ -165,6 +181,8 @@ def _seconds(value: float) -> str:
         return f"{value:.3g} s"
     return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} µs"
 
+
+TABLES = {"operators": table, "accuracy": accuracies}
 
 if __name__ == "__main__":
     sys.exit(main())

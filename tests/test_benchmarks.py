@@ -302,7 +302,8 @@ def test_processes_count_what_travels(tmp_path):
 def test_the_check_fails_on_a_tampered_readme(tmp_path):
     pytest.importorskip("matplotlib")
     readme, root = tmp_path / "README.md", tmp_path / "results"
-    readme.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    marks = "".join(f"{report.BEGIN.format(name)}\n{report.END.format(name)}\n" for name in report.TABLES)
+    readme.write_text(f"before\n{marks}after\n")
     for day, eager in (("2", 2.0), ("1", 9.0)):
         write_results(root / "m" / day, {"eager": [eager] * 5, "reference": [1.0] * 5})
     assert report.update(readme, root, check=True) == 1
