@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -17,7 +16,8 @@ from ddfast.distill.run import Run
 from ddfast.distill.setup import find_device, load_data
 from ddfast.distill.subject import find_subject
 from ddfast.distill.sweep import FILE, Sweep, load_results
-from ddfast.errors import RankLost, RunFailed, UserError
+from ddfast.endings import ending
+from ddfast.errors import RankLost, UserError
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
 from ddfast.options import (
@@ -38,7 +38,7 @@ from ddfast.report import (
     ranked,
     sweep_table,
 )
-from ddfast.signals import Interrupted, Stop
+from ddfast.signals import Stop
 
 app = typer.Typer(
     help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -66,31 +66,11 @@ def main() -> None:
         code = app(standalone_mode=False, obj=ranks) or 0
         ranks.close()
     except (Exception, KeyboardInterrupt) as error:
-        message, code = _ending(error)
+        message, code = ending(error)
         ranks.leave(message, isinstance(error, RankLost), _say if code else lambda message: None)
         if not code:
             raise
     sys.exit(code)
-
-
-def _ending(error: BaseException) -> tuple[str, int]:
-    """What is said of an error, and the exit code; 0 for one that is no user's matter and says it itself."""
-    memory = torch.OutOfMemoryError, MemoryError
-    if isinstance(error, UserError):
-        return str(error), 2
-    if isinstance(error, RunFailed):
-        return str(error), 3
-    if isinstance(error, memory) or "can't allocate memory" in str(error):  # the latter is PyTorch's on a CPU
-        return f"out of memory, a smaller --memory-budget may help: {error}", 3
-    if isinstance(error, Interrupted):
-        return f"stopped by {error}", error.exit_code
-    if isinstance(error, OSError):
-        return f"{error.filename or 'input or output'}: {error.strerror or error}", 3
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "stopped by SIGINT", 130
-    if hasattr(error, "format_message"):  # what Typer raises for a wrong option
-        return error.format_message(), 2
-    return repr(error), 0
 
 
 def _say(message: str) -> None:

@@ -1,4 +1,4 @@
-"""The ways a run can end without being done; the command line turns each into one line and an exit code."""
+"""The ways a run can end without being done; the command line says each in one line (endings.py)."""
 
 
 class UserError(ValueError):

@@ -24,7 +24,7 @@ class TestEveryKey:
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
         """The configuration that a command line asks for; nothing runs."""
 
-        def begin(config: Config, path: Path, resume: bool, console: Any) -> None:
+        def begin(config: Config, *_: Any, **__: Any) -> None:
             raise Reached(config)
 
         def config(*words: str) -> Config:
