@@ -34,11 +34,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not full'
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m 'not full' -k 'triton or emulated'
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not full' -k 'triton or emulated'
 
 test-full: $(STAMP)
 	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k 'triton or emulated'
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -k 'triton or emulated'
 
 $(VENV)/.linted: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[lint]'
