@@ -355,7 +355,7 @@ class TestGoingOn:
         assert ddfast(*words, cwd=tmp_path, setup=setup).mistake(143) == "stopped by SIGTERM"
         assert len([run for point in results(tmp_path)["points"] for run in point["runs"]]) == 1
 
-    @pytest.mark.parametrize("content", ["", "{", "[1]", "3"])
+    @pytest.mark.parametrize("content", ["", "{", "[1]", "3", "{}", '{"version": "1"}'])
     def test_from_a_broken_file_is_refused(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "sweep").mkdir()
         (tmp_path / "sweep" / "sweep.json").write_text(content)

@@ -33,6 +33,7 @@ from ddfast.signals import Stop
 
 HOLDOUT = 0.25
 FILE = "sweep.json"
+WRITTEN = ("version", "grid", "seeds", "holdout", "config", "random", "points")  # in it
 
 _OF_THE_POOL = ("norm", "pool_count", "pool_epochs", "pool_network", "pool_width", "pool_depth", "pool_weight_decay")
 
@@ -239,8 +240,12 @@ def load_results(path: Path) -> dict[str, Any]:
         UserError: if there is none, or it is something else.
     """
     try:
-        return dict(json.loads((path / FILE).read_text()))
+        results = dict(json.loads((path / FILE).read_text()))
     except FileNotFoundError:
         raise UserError(f"{path} holds no sweep") from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path / FILE} is not the result of a sweep: {error}") from error
+    for key in WRITTEN:
+        if key not in results:
+            raise UserError(f"{path / FILE} is not the result of a sweep: it has no {key!r}")
+    return results
