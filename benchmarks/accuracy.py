@@ -5,8 +5,8 @@
     python -m benchmarks.accuracy FOLDER        the table of what is there, and accuracy.png
 
 A method has the keys of its recipe, and over them KEY=VALUE, written as in a config.toml. FOLDER holds a run folder for
-each, which goes on where it was stopped, perhaps to more iterations, with the environment it ran in; what pool they had
-is in pool.json. Several commands may fill one FOLDER, and what is there they do not do again.
+each, which goes on where it was stopped, perhaps to more iterations, with the environment it ran in and, in pool.json,
+what pool it had. Several commands may fill one FOLDER at a time, and what is there they do not do again.
 """
 
 import argparse
@@ -73,13 +73,18 @@ class Result:
     def environment(self) -> dict[str, Any]:
         return dict(json.loads((self.folder / "environment.json").read_text()))
 
+    def course(self) -> list[dict[str, Any]]:
+        """Its evaluations, in order: the last of them may stand in evaluation.json alone."""
+        before = RunFolder(self.folder).lines("curve.jsonl")
+        return [*(point for point in before if point["iteration"] < self.row["iteration"]), self.row]
+
     @property
     def title(self) -> str:
         label = self.folder.name.partition("@")[2]
         return f"{METHODS[self.method][0]}{label and f' ({label})'}"
 
 
-def distil(folder: Path, method: str, config: Config, console: Console) -> None:
+def distil(folder: Path, config: Config, console: Console) -> None:
     """A run from where it is to its end."""
     config, begun = config.replace(device=str(find_device(config.device))), (folder / "config.toml").exists()
     if begun and RunFolder(folder).load_config().replace(iterations=config.iterations) != config:
@@ -89,7 +94,7 @@ def distil(folder: Path, method: str, config: Config, console: Console) -> None:
     if config.needs_pool and config.pool:
         pool = Path(config.pool)
         about = {"networks": trained(pool), **json.loads((pool / "pool.json").read_text())}
-        RunFolder(folder.parent).write_json("pool.json", about)
+        RunFolder(folder).write_json("pool.json", about)
     row = run()["distilled"]
     console.print(f"{folder.name}: {row['mean']:.2f} ± {row['std']:.2f} %")
 
@@ -159,8 +164,8 @@ def conditions(folder: Path) -> str:
         f"{config.batch_real} real images of a class and iteration",
         f"evaluated by {config.repeats} networks of {config.epochs} epochs",
     ]
-    if (folder / "pool.json").exists():
-        pool = json.loads((folder / "pool.json").read_text())
+    for file in sorted(folder.glob("*/pool.json"))[:1]:
+        pool = json.loads(file.read_text())
         reached = [network["accuracy"] for network in pool["networks"]]
         tested = f"{'held-out' if pool['holdout'] else 'test'} images"
         said.append(
@@ -171,9 +176,9 @@ def conditions(folder: Path) -> str:
 
 
 def draw(folder: Path) -> None:
-    """Accuracy over iterations, and over minutes of distillation, of every run that was evaluated on the way."""
+    """Accuracy over iterations, and over minutes of distillation, of every run: at its end, and where it was before."""
     found = results(folder)
-    courses = [(it, RunFolder(it.folder).lines("curve.jsonl")) for it in found]
+    courses = [(it, it.course()) for it in found if it.method != "random"]
     figure = new_figure(
         folder / "accuracy.png", (12, 5), f"{found[-1].config.data}, {found[-1].config.ipc} images a class"
     )
@@ -181,7 +186,7 @@ def draw(folder: Path) -> None:
     for panel, (key, unit, name) in zip(
         panels, (("iteration", 1, "iteration"), ("distill_seconds", 60, "minutes of distillation")), strict=True
     ):
-        for (it, course), colour in zip((entry for entry in courses if entry[1]), COLOURS * 2, strict=False):
+        for (it, course), colour in zip(courses, COLOURS * 2, strict=False):
             at, mean = [point[key] / unit for point in course], [point["mean"] for point in course]
             style = "--" if "@" in it.folder.name else "-"
             panel.plot(at, mean, style, color=colour, marker="o", markersize=4, linewidth=1.8, label=it.title)
@@ -194,6 +199,35 @@ def draw(folder: Path) -> None:
     save_figure(figure, folder / "accuracy.png")
 
 
+def run(folder: Path, recipe: str, methods: str, label: str, words: Sequence[str]) -> None:
+    """What the command does with its arguments.
+
+    Raises:
+        UserError: if there is no such method, recipe or key, or a run of other keys is in the way.
+    """
+    keys, console = _keys(words), Console(highlight=False)
+    for method in filter(None, methods.split(",")):
+        if method not in METHODS:
+            raise UserError(f"--methods must be some of {','.join(METHODS)}, got {method!r}")
+        _, origin, without = METHODS[method]
+        config = from_recipe(f"{origin}/{recipe}").replace(**without).replace(**keys)
+        at = folder / "@".join(filter(None, (method, label)))
+        if method == "random":
+            sample(at, config, console)
+        else:
+            distil(at, config, console)
+
+
+def _keys(words: Sequence[str]) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for word in words:
+        try:
+            keys |= tomllib.loads(word)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{word!r} must be KEY=VALUE, the value as in TOML: {error}") from error
+    return keys
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -202,17 +236,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--label", default="", help="tells runs of other keys from those of the recipe")
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_intermixed_args(arguments)
-    keys = {name: value for word in options.keys for name, value in tomllib.loads(word).items()}
     keep_freed_memory()
-    console = Console(highlight=False)
-    for method in filter(None, options.methods.split(",")):
-        _, recipe, without = METHODS[method]
-        config = from_recipe(f"{recipe}/{options.recipe}").replace(**without).replace(**keys)
-        folder = options.folder / "@".join(filter(None, (method, options.label)))
-        if method == "random":
-            sample(folder, config, console)
-        else:
-            distil(folder, method, config, console)
+    try:
+        run(options.folder, options.recipe, options.methods, options.label, options.keys)
+    except UserError as error:
+        parser.error(str(error))
     print("\n".join(table(options.folder)))
     draw(options.folder)
 

@@ -10,7 +10,6 @@ from benchmarks import accuracy, report
 from benchmarks.accuracy import Result
 from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder
-from ddfast.errors import UserError
 
 pytest.importorskip("matplotlib")
 
@@ -49,7 +48,7 @@ def test_methods_differ_by_their_losses_and_go_on(
     assert rows[0].startswith("| random real images | – | – | – | ")
     assert rows[2].startswith("| DM + CM (sweep) | CM 0.5 | 4 | 0.0 min | ")
     assert "CM 0.01, CC 0.05, CMI 8000" in rows[3]
-    pool = json.loads((folder / "pool.json").read_text())
+    pool = json.loads((folder / "all" / "pool.json").read_text())
     assert [network["network"] for network in pool["networks"]] == ["network-0000", "network-0001"]
     assert (folder / "accuracy.png").stat().st_size > 0
 
@@ -63,9 +62,28 @@ def test_methods_differ_by_their_losses_and_go_on(
     before = RunFolder(folder / "dm").lines("metrics.jsonl")
     command(folder, "dm", keys, "iterations=6")
     assert RunFolder(folder / "dm").lines("metrics.jsonl")[:4] == before
-    assert Result(folder / "dm").row["iteration"] == 6
-    with pytest.raises(UserError, match="is a run of other keys"):
-        command(folder, "dm", keys, "image_lr=3.0")
+    assert [point["iteration"] for point in Result(folder / "dm").course()] == [0, 2, 4, 6]
+    (folder / "dm" / "curve.jsonl").unlink()
+    assert [point["iteration"] for point in Result(folder / "dm").course()] == [6]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["image_lr=3.0"], "dm is a run of other keys; --label tells them apart"),
+        (["image_lr="], "'image_lr=' must be KEY=VALUE, the value as in TOML"),
+        (["image_rate=3.0"], "unknown key 'image_rate'"),
+        (["--methods", "mtt"], "--methods must be some of random,dm,cm,cc,cmi,iid-dm,all,idm,iid-idm, got 'mtt'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tmp_path: Path, keys: list[str], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RunFolder(tmp_path / "dm").open()
+    RunFolder(tmp_path / "dm").save_config(Config(covariance_weight=0.01))
+    with pytest.raises(SystemExit):
+        command(tmp_path, "dm", keys, *words)
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_difference_has_the_error_of_both(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("sweep", "other/cmi_weight=0,seed=0"):
         (folder / name).mkdir(parents=True)
     for name in ("sweep", "other"):
-        (folder / name / "sweep.json").write_text("{}")
+        (folder / name / "sweep.json").write_text(json.dumps(dict.fromkeys(sweep.WRITTEN)))
     keys = {**SMALL, **POOL, "data": "./data", "ipc": 2, "covariance_weight": 0.0, "holdout": 0.25}
     (folder / "other/cmi_weight=0,seed=0/config.toml").write_text(Config(**keys).dumps())
     return folder
