@@ -46,7 +46,8 @@ METHODS: dict[str, tuple[str, str, dict[str, float]]] = {  # what it is called, 
 }
 WEIGHTS = {"covariance_weight": "CM", "centralization_weight": "CC", "cmi_weight": "CMI"}
 COLUMNS = ("losses", "weights", "iterations", "distilled in", "accuracy", "networks", "against DM")
-COLOURS = ("#202020", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+INKS = ("#606060", "#202020", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#CC79A7", "#E69F00", "#882255")
+COLOURS = dict(zip(METHODS, INKS, strict=True))
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,12 @@ class Result:
         return [*(point for point in before if point["iteration"] < self.row["iteration"]), self.row]
 
     @property
+    def label(self) -> str:
+        return self.folder.name.partition("@")[2]
+
+    @property
     def title(self) -> str:
-        label = self.folder.name.partition("@")[2]
-        return f"{METHODS[self.method][0]}{label and f' ({label})'}"
+        return f"{METHODS[self.method][0]}{self.label and f' ({self.label})'}"
 
 
 def distil(folder: Path, config: Config, console: Console) -> None:
@@ -121,10 +125,10 @@ def results(folder: Path) -> list[Result]:
 
 
 def cells(found: Sequence[Result]) -> Iterator[tuple[str, ...]]:
-    """A row for each result, in the order of COLUMNS; differences are to the DM run that is among them."""
-    base = next((it.row["runs"] for it in found if it.folder.name == "dm"), None)
+    """A row for each result, in the order of COLUMNS; differences are to DM of the same label, or of none."""
+    bases = {it.label: it for it in found if it.method == "dm"}
     for it in found:
-        runs = it.row["runs"]
+        base = bases.get(it.label, bases.get(""))
         weights = (f"{name} {getattr(it.config, key):g}" for key, name in WEIGHTS.items() if getattr(it.config, key))
         drawn = it.method == "random"
         yield (
@@ -133,8 +137,8 @@ def cells(found: Sequence[Result]) -> Iterator[tuple[str, ...]]:
             "–" if drawn else f"{it.row['iteration']:,}",
             "–" if drawn else f"{it.row['distill_seconds'] / 60:.1f} min",
             f"{it.row['mean']:.1f} ± {it.row['std']:.1f} %",
-            str(len(runs)),
-            "–" if base is None or drawn or it.folder.name == "dm" else _difference(runs, base),
+            str(len(it.row["runs"])),
+            "–" if base is None or drawn or it is base else _difference(it.row["runs"], base.row["runs"]),
         )
 
 
@@ -186,13 +190,13 @@ def draw(folder: Path) -> None:
     for panel, (key, unit, name) in zip(
         panels, (("iteration", 1, "iteration"), ("distill_seconds", 60, "minutes of distillation")), strict=True
     ):
-        for (it, course), colour in zip(courses, COLOURS * 2, strict=False):
+        for it, course in courses:
             at, mean = [point[key] / unit for point in course], [point["mean"] for point in course]
-            style = "--" if "@" in it.folder.name else "-"
-            panel.plot(at, mean, style, color=colour, marker="o", markersize=4, linewidth=1.8, label=it.title)
+            style = {"color": COLOURS[it.method], "linestyle": "--" if it.label else "-"}
+            panel.plot(at, mean, **style, marker="o", markersize=4, linewidth=1.8, label=it.title)
         for it in found:
             if it.method == "random":
-                panel.axhline(it.row["mean"], color="#606060", linewidth=1.2, linestyle=":", label=it.title)
+                panel.axhline(it.row["mean"], color=COLOURS[it.method], linewidth=1.2, linestyle=":", label=it.title)
         label_axes(panel, name, "accuracy in %")
         panel.grid(axis="y", color=GRID_INK, linewidth=0.8)
     put_legend(panels[0])

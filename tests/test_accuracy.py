@@ -86,12 +86,21 @@ def test_a_mistake_is_one_line(
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_difference_has_the_error_of_both(tmp_path: Path) -> None:
-    for name, runs in (("dm", [40.0, 42.0]), ("cm", [43.0, 43.0, 46.0])):
+def test_a_difference_is_to_dm_alike_and_has_the_error_of_both(tmp_path: Path) -> None:
+    reached = {
+        "dm": [40.0, 42.0],
+        "cm": [43.0, 43.0, 46.0],
+        "cm@sweep": [42.0, 42.0],
+        "dm@again": [50.0, 50.0],
+        "cm@again": [53.0, 53.0],
+    }
+    for name, runs in reached.items():
         row = {"iteration": 1000, "distill_seconds": 90.0, "mean": sum(runs) / len(runs), "std": 1.0, "runs": runs}
         RunFolder(tmp_path / name).open()
         RunFolder(tmp_path / name).save_config(Config(covariance_weight=0.01))
         RunFolder(tmp_path / name).write_json("evaluation.json", {"distilled": row})
-    dm, cm = accuracy.cells(accuracy.results(tmp_path))
-    assert dm[2:] == ("1,000", "1.5 min", "41.0 ± 1.0 %", "2", "–")
-    assert cm[-2:] == ("3", "+3.0 ± 1.4")  # variances of the means: 2 / 2 and 3 / 3
+    rows = list(accuracy.cells(accuracy.results(tmp_path)))
+    assert [row[0] for row in rows] == ["DM", "DM (again)", "DM + CM", "DM + CM (again)", "DM + CM (sweep)"]
+    assert rows[0][2:] == ("1,000", "1.5 min", "41.0 ± 1.0 %", "2", "–")
+    assert rows[2][-2:] == ("3", "+3.0 ± 1.4")  # variances of the means: 2 / 2 and 3 / 3
+    assert [row[-1] for row in rows] == ["–", "–", "+3.0 ± 1.4", "+3.0 ± 0.0", "+1.0 ± 1.0"]

@@ -140,7 +140,7 @@ class TestCurve:
             ({}, (False, False)),
             ({"curve": POINTS}, (True, False)),
             ({"curve": POINTS[:1]}, (True, False)),
-            ({"evaluation": EVALUATION}, (True, False)),
+            ({"evaluation": EVALUATION}, (False, False)),
             ({"evaluation": {"random": EVALUATION["random"]}}, (False, False)),
             ({"metrics": logged(3, loss=1.0, matching=2.0)}, (False, True)),
             ({"metrics": logged(1, loss=1.0, matching=2.0)}, (False, True)),

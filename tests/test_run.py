@@ -44,11 +44,9 @@ class TestFolder:
 
     def test_holds_these_files_and_no_others(self, config: Config, tmp_path: Path, finished: Path) -> None:
         usual = {"config.toml", "metrics.jsonl", "synthetic.safetensors", "checkpoint.safetensors"}
-        assert set(contents(finished)) == usual | {"evaluation.json"}
+        assert set(contents(finished)) == usual | {"evaluation.json", "curve.jsonl"}
         run_here(config, tmp_path / "no evaluation")
         assert set(contents(tmp_path / "no evaluation")) == usual
-        run_here(config.replace(eval_every=3), tmp_path / "curve")
-        assert set(contents(tmp_path / "curve")) == usual | {"evaluation.json", "curve.jsonl"}
 
     def test_config_is_what_ran(self, config: Config, finished: Path) -> None:
         config = config.replace(eval_every=None, log_every=2, whole_epochs=1, repeats=2, recipe="my/recipe")

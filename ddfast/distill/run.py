@@ -260,8 +260,8 @@ class Run:
             evaluation = {"distilled": evaluate_distilled(*shown, *shared)}
         evaluation["distilled"] |= state.course()
         self._show(state, images, evaluation["distilled"])
+        self._record(state, evaluation["distilled"])
         if config.eval_every:
-            self._record(state, evaluation["distilled"])
             points = self.ranks.told(lambda: self.folder.lines("curve.jsonl"))
             evaluation["best"] = max(points, key=lambda point: point["mean"])
         self.folder.write_json("evaluation.json", evaluation)

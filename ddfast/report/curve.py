@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _TERM_COLOURS = (INK, BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 _BASELINES = {"random": ("random real images", VERMILION), "whole": ("whole training set", GREEN)}
 _NOT_TERMS = ("iteration", "seconds")
+_LEAST_HEIGHT = 4.0  # percent: closer to it, chance looks like change
 _MOST_POINTS = 200  # more are noise to the eye, and get a running median
 
 
@@ -36,32 +37,29 @@ def save_curve(
     """Writes a PNG of two panels: accuracy over iterations, and every loss term over iterations.
 
     metrics: {"iteration", name of a term: value, ...} for each logged iteration; "seconds" is not a term. curve:
-    {"iteration", "mean", "std"} in percent for each evaluation during the run. evaluation: what `evaluation.json`
-    holds; its "random" and "whole" are dashed lines, its "distilled" is a point at the last iteration where the curve
-    is empty. Each of the three may be empty. The file is replaced in one step. Raises `UserError` without Matplotlib.
+    {"iteration", "mean", "std"} in percent for each evaluation of the run. evaluation: what `evaluation.json` holds; its
+    "random" and "whole" are dashed lines. Each of the three may be empty. The file is replaced in one step. Raises
+    `UserError` without Matplotlib.
     """
     figure = new_figure(path, (12, 5), title)
     accuracy, losses = figure.subplots(1, 2, sharex=True)
-    last = max((entry["iteration"] for entry in metrics), default=0)
-    _draw_accuracy(accuracy, curve, evaluation, last)
+    _draw_accuracy(accuracy, curve, evaluation)
     _draw_losses(losses, metrics)
     save_figure(figure, path)
 
 
-def _draw_accuracy(axes: "Axes", curve: list[dict[str, Any]], evaluation: dict[str, Any], last: int) -> None:
-    distilled: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 5, "label": "distilled images"}
+def _draw_accuracy(axes: "Axes", curve: list[dict[str, Any]], evaluation: dict[str, Any]) -> None:
     if curve:
         at, mean, std = (np.array([entry[key] for entry in curve]) for key in ("iteration", "mean", "std"))
-        axes.fill_between(at, mean - std, mean + std, color=BLUE, alpha=0.2, linewidth=0)
-        axes.plot(at, mean, linewidth=2, **distilled)
-    elif "distilled" in evaluation:
-        final = evaluation["distilled"]
-        axes.errorbar(last, final["mean"], final["std"], linestyle="none", capsize=5, **distilled)
+        axes.errorbar(at, mean, std, color=BLUE, marker="o", markersize=5, capsize=4, label="distilled images")
     for key, (label, colour) in _BASELINES.items():
         if key in evaluation:
             mean = evaluation[key]["mean"]
             axes.axhline(mean, color=colour, linewidth=1.5, linestyle="--", label=f"{label}: {mean:.1f} %")
-    _finish(axes, "accuracy in %", nothing="no evaluation during this run")
+    middle, height = sum(axes.get_ylim()) / 2, np.ptp(axes.get_ylim())
+    if height < _LEAST_HEIGHT:
+        axes.set_ylim(middle - _LEAST_HEIGHT / 2, middle + _LEAST_HEIGHT / 2)
+    _finish(axes, "accuracy in %", nothing="no evaluation of this run")
 
 
 def _draw_losses(axes: "Axes", metrics: list[dict[str, Any]]) -> None:
