@@ -175,6 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.show:
         show(json.loads(options.show.read_text())["rows"])
         return
+    if options.processes < 2:
+        parser.error(f"--processes must be 2 or more, got {options.processes}")
     ranks = Ranks.join()
     if ranks is ALONE:
         torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes))

@@ -38,7 +38,6 @@ from ddfast.report import (
     ranked,
     sweep_table,
 )
-from ddfast.signals import Stop
 
 app = typer.Typer(
     help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -98,9 +97,12 @@ def distill(
     if resume:
         folder = RunFolder(path)
         folder.check(resume)
+        stored = folder.load_config()
+        if context.obj.size > 1:
+            stored = stored.replace(device=_kind(stored.device))  # every rank takes its own GPU
         by_recipe = {key: value for key, value in dataclasses.asdict(base).items() if named and value is not None}
         asked = {**by_recipe, **given}
-        config = _resumed(folder.load_config(), asked)
+        config = _resumed(stored, asked)
     else:
         config = base.replace(**given)
     run = Run(config, path, resume, console, ranks=context.obj)
@@ -127,9 +129,14 @@ def _resumed(stored: Config, asked: dict[str, Any]) -> Config:
     for name, value in asked.items():
         held = getattr(stored, name)
         more = name == "iterations" and value > held
-        if value != held and not more and (name, value) != ("device", "auto"):
+        same = name == "device" and value in ("auto", _kind(held))
+        if value != held and not more and not same:
             raise UserError(f"{name} is {held!r} in this run, not {value!r}; --resume continues a run as it was begun")
     return stored.replace(iterations=asked.get("iterations", stored.iterations))
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
 
 
 def _print_evaluation(evaluation: dict[str, Any], classes: tuple[str, ...]) -> None:
@@ -208,7 +215,7 @@ def pretrain(
     settings = PoolConfig(
         epochs, network, width, depth, norm, weight_decay, seed, precision, augmentation, activation, pooling
     )
-    with Stop() as stop:
+    with ranks.stop() as stop:
         pretrain_with_progress(out, dataset, count, settings, console, stop, ranks)
     networks = trained(out)
     console.print(pool_table(networks))
@@ -234,7 +241,7 @@ def evaluate(
     configs = [subject.config_of(name) for name in names]  # an unknown name must fail before an hour with a known one
     found = {}
     for name, config in zip(names, configs, strict=True):
-        with Stop() as stop:
+        with context.obj.stop() as stop:
             found[config.network] = subject.evaluate(config, console, stop)
         console.print(Text(f"network: {config.network}"))
         _print_evaluation(found[config.network], subject.dataset.classes)

@@ -10,8 +10,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from ddfast.errors import RankLost
-from ddfast.signals import Interrupted
+from ddfast.signals import Interrupted, Stop
 
 T = TypeVar("T")
 
@@ -48,6 +49,8 @@ class Ranks:
         store, rank, size = next(rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_LONGEST)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, _end)
         return cls(rank, size, int(os.environ["LOCAL_RANK"]), dist.PrefixStore("ddfast", store))
 
     @property
@@ -64,8 +67,19 @@ class Ranks:
         return range(self.rank, count, self.size)
 
     def meet(self) -> None:
-        """Waits until every rank is here."""
+        """Waits until every rank is here, with all that it gave its GPU done.
+
+        Before NCCL has ranks wait for each other: where one is gone, gloo says so and NCCL waits for ever.
+        """
+        if self.size > 1 and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self.table((0,))
+
+    def stop(self) -> Stop:
+        """For a command's work. A rank ignores a second signal: whoever signals a whole job, torchrun and its ranks,
+        reaches a rank twice, and torchrun kills what has not ended after half a minute.
+        """
+        return Stop(signal.SIG_DFL if self.size == 1 else signal.SIG_IGN)
 
     @contextmanager
     def first_then_others(self) -> Iterator[None]:
@@ -145,9 +159,11 @@ class Ranks:
 
     @contextmanager
     def _others(self) -> Iterator[None]:
-        """Something that takes all ranks."""
+        """Something that takes all ranks. What a GPU has to complain of is this rank's own matter."""
         try:
             yield
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
         except RuntimeError as error:
             raise RankLost(self._reason(error)) from error
 
@@ -169,8 +185,8 @@ class Ranks:
         """Ends this rank's part in a run that cannot go on, and has one of all ranks `say` why.
 
         That is the first: it learns of what happened to another by the connection that this closes. The others stay
-        until it has spoken, for torchrun ends all ranks with the first one that ends. If it stays silent, the rank with
-        the trouble speaks itself, or, if that is gone, the second one.
+        until it has spoken, for torchrun ends all ranks with the first one that ends. If it stays silent, the quickest
+        of them speaks.
 
         lost: whether the trouble is another rank's.
         """
@@ -179,22 +195,34 @@ class Ranks:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)
         try:
-            if self.first:
-                say(line)
-                self._store.set("said", "")
+            if not self.first:
+                self._wait(None if lost else f"rank {self.rank}: {line}")
+            if self._store.compare_set("speaks", "", str(self.rank)) != str(self.rank).encode():
                 return None
-            if not lost:
-                self._store.compare_set("failed", "", f"rank {self.rank}: {line}")
-            dist.destroy_process_group()
-            for _ in range(_PATIENCE * 20):
-                if self._store.check(["said"]):
-                    return None
-                time.sleep(0.05)
         except RuntimeError:
             pass  # torchrun is gone as well
-        if self.rank == 1 or not lost:
-            say(f"rank {self.rank}: {line}")
+        say(line if self.first else f"rank {self.rank}: {line}")
+        with suppress(RuntimeError):
+            self._store.set("said", "")
         return None
+
+    def _wait(self, failed: str | None) -> None:
+        """Leaves `failed` behind and the connections, and waits for the first rank's words."""
+        assert self._store is not None
+        if failed:
+            self._store.compare_set("failed", "", failed)
+        dist.destroy_process_group()
+        for _ in range(_PATIENCE * 20):
+            if self._store.check(["said"]):
+                return
+            time.sleep(0.05)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    """Ends a rank that is not at work yet, or not any more."""
+    if signum == signal.SIGTERM:
+        raise RankLost("torchrun ended the rank, as it does when it is told to or another rank is gone")
+    raise Interrupted(signum)
 
 
 ALONE = Ranks()

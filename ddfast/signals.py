@@ -14,10 +14,16 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Within its block the first signal is only noted, for `check` to raise; a second one ends the process at once."""
+    """Within its block the first signal is only noted, for `check` to raise.
+
+    Args:
+        again: what a second one meets; it ends the process at once, unless that is SIG_IGN.
+    """
+
+    def __init__(self, again: signal.Handlers = signal.SIG_DFL) -> None:
+        self.signum, self._again = 0, again  # the number is of the signal that came, if one did
 
     def __enter__(self) -> "Stop":
-        self.signum = 0  # of the signal that came, if one did
         self._before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -27,7 +33,7 @@ class Stop:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        signal.signal(signum, signal.SIG_DFL)
+        signal.signal(signum, self._again)
 
     def check(self) -> None:
         if self.signum:

@@ -40,7 +40,7 @@ from ddfast.distill.loop import Distiller
 from ddfast.distill.plan import Plan
 from ddfast.distill.queue import Teacher
 from ddfast.distill.setup import find_device
-from ddfast.errors import UserError
+from ddfast.errors import RankLost, UserError
 from ddfast.ranks import ALONE, Ranks
 from ddfast.training import build_network
 
@@ -235,16 +235,18 @@ class TestARankThatDies:
         well(run(2, "distill", "--resume", "--out", out, cwd=folder))
         same_run(folder / out, whole("all"))
 
-    def test_that_was_the_first(self, folder: Path, whole: Callable[[str], Path]) -> None:
-        """The second speaks in its place."""
-        setups = {0: at_call(6, ITERATE, KILL)}
-        outcomes = run(3, *words("killed first", CASES["all"]), cwd=folder, setups=setups, everywhere=HASTY)
-        assert [it.code for it in outcomes] == [-signal.SIGKILL, 3, 3]
-        said = mistake(outcomes, 3, speaker=1)
-        assert said.startswith("rank 1: a rank is gone (")
-        assert "of iteration 4, is kept in killed first" in said
-        well(run(1, "distill", "--resume", "--out", "killed first", cwd=folder))
-        same_run(folder / "killed first", whole("all"))
+    @pytest.mark.parametrize("killed", [1, 2])
+    def test_that_was_the_first(self, killed: int, folder: Path, whole: Callable[[str], Path]) -> None:
+        """Alone or with the second: one of those that are left speaks in its place."""
+        out, setups = f"killed first {killed}", dict.fromkeys(range(killed), at_call(6, ITERATE, KILL))
+        outcomes = run(3, *words(out, CASES["all"]), cwd=folder, setups=setups, everywhere=HASTY)
+        assert [it.code for it in outcomes] == [-signal.SIGKILL] * killed + [3] * (3 - killed)
+        (speaker,) = (rank for rank, outcome in enumerate(outcomes) if outcome.err)
+        said = mistake(outcomes, 3, speaker)
+        assert said.startswith(f"rank {speaker}: a rank is gone (")
+        assert f"of iteration 4, is kept in {out}" in said
+        well(run(1, "distill", "--resume", "--out", out, cwd=folder))
+        same_run(folder / out, whole("all"))
 
 
 class TestAStop:
@@ -336,7 +338,38 @@ class TestAFailure:
     def test_of_a_silent_first_rank_is_told_by_the_other(self, folder: Path) -> None:
         setups = {0: at_call(3, ITERATE, "import time; time.sleep(2)"), 1: at_call(3, ITERATE, "raise MemoryError")}
         outcomes = run(2, *words("slow", CASES["all"]), cwd=folder, setups=setups, everywhere=HASTY)
-        assert outcomes[1].mistake(3).startswith("rank 1: out of memory")
+        assert mistake(outcomes, 3, speaker=1).startswith("rank 1: out of memory")
+
+    def test_of_a_pool_that_ranks_see_differently(self, folder: Path, whole: Callable[[str], Path]) -> None:
+        fewer = """
+from ddfast.distill.pool import Pool
+load = Pool.load
+def part(*arguments):
+    pool = load(*arguments)
+    pool.networks = pool.networks[1:]
+    return pool
+Pool.load = part
+"""
+        pool = str(whole("all") / "pool")
+        outcomes = run(2, *words("pools", {**CASES["all"], "pool": pool}), cwd=folder, setups={1: fewer})
+        assert mistake(outcomes, 2) == f"{pool} must be the same for all ranks, but they find 2 to 3 networks"
+
+    def test_of_a_gpu_is_the_rank_s_own(self) -> None:
+        for error in (torch.OutOfMemoryError("of the GPU"), torch.AcceleratorError("an illegal access")):
+            with pytest.raises(type(error), match=str(error)), Ranks(1, 2)._others():
+                raise error
+        with pytest.raises(RankLost, match="a rank is gone"), Ranks(1, 2)._others():
+            raise RuntimeError("[gloo] Connection closed by peer")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
+    def test_of_the_gpu_of_a_run_that_several_resume(self, folder: Path, whole: Callable[[str], Path]) -> None:
+        """Begun on cuda:1, it is continued on each rank's own: of this machine, which has none."""
+        RunFolder(folder / "gpu").open()
+        RunFolder(folder / "gpu").save_config(Config(device="cuda:1"))
+        for size, number in ((1, 1), (2, 0)):
+            for more in ([], ["--device", "auto"], ["--device", "cuda"]):
+                outcomes = run(size, "distill", "--resume", "--out", "gpu", *more, cwd=folder)
+                assert mistake(outcomes, 2) == f"device cuda:{number} is not here: PyTorch sees 0 CUDA devices"
 
 
 def test_the_first_loads_the_data_before_the_others(folder: Path) -> None:
@@ -395,6 +428,7 @@ class TestWithoutProcesses:
         before = [tensor.clone() for tensor in vars(expected).values()]
         alone.teach(expected, 0)
         told: list[tuple[Tensor, int]] = []
+        monkeypatch.setattr(Ranks, "meet", lambda self: None)
         monkeypatch.setattr(Ranks, "spread", lambda self, tensor, source: told.append((tensor.clone(), source)))
         taught = []
         for rank in range(3):
@@ -416,9 +450,9 @@ class TestWithoutProcesses:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
         assert find_device("auto", Ranks(3, 4, 1)) == find_device("cuda", Ranks(3, 4, 1)) == torch.device("cuda", 1)
-        assert chosen == [torch.device("cuda", 1)] * 2
-        assert find_device("auto") == torch.device("cuda")
         assert find_device("cuda:1") == torch.device("cuda", 1)
+        assert chosen == [torch.device("cuda", 1)] * 3
+        assert find_device("auto") == torch.device("cuda")
         with pytest.raises(UserError, match="device must be auto, cpu or cuda where every rank takes its own GPU, got"):
             find_device("cuda:1", Ranks(0, 2))
         with pytest.raises(UserError, match="device cuda:2 is not here: PyTorch sees 2 CUDA devices"):
@@ -470,6 +504,24 @@ class TestTorchrun:
         assert "of iteration 3, is kept in run killed" in line
         well(run(1, "distill", "--resume", "--out", "run killed", cwd=folder))
         assert held(folder / "run killed").iteration == 7
+
+    def test_ends_all_with_a_clear_line_when_one_is_killed_before_it_works(self, folder: Path) -> None:
+        """As for want of memory: the data are each rank's own."""
+        setups = {0: at_call(1, "ddfast.distill.run.build_network", "import time; time.sleep(60)")}
+        setups |= {1: at_call(1, "ddfast.distill.setup.load", KILL)}
+        done = torchrun(2, *words("run unborn", CASES["all"]), cwd=folder, setups=setups)
+        (line,) = ours(done.stderr)
+        assert line == "ddfast: torchrun ended the rank, as it does when it is told to or another rank is gone"
+        assert not (folder / "run unborn").exists()
+
+    def test_of_which_all_processes_get_a_signal(self, folder: Path) -> None:
+        """Each rank gets it twice, the second time from torchrun: as of a scheduler that ends a job."""
+        keys = {**CASES["all"], "iterations": 10**6, "checkpoint_every": 10**6, "eval_every": 0}
+        meanwhile = f"{TERM}; import time; time.sleep(1)"
+        setups = {0: at_call(3, ITERATE, f"os.kill(os.getppid(), 15); {meanwhile}"), 1: at_call(3, ITERATE, meanwhile)}
+        done = torchrun(2, *words("run job", keys), cwd=folder, setups=setups)
+        assert ours(done.stderr) == ["ddfast: stopped by SIGTERM"]
+        assert held(folder / "run job").iteration >= 3
 
     @pytest.mark.full
     def test_of_three_of_which_one_is_killed_and_two_resume(self, folder: Path, whole: Callable[[str], Path]) -> None:

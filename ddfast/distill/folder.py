@@ -150,12 +150,13 @@ class RunFolder:
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Adds a line to a short .jsonl file, in the place of one of the same iteration."""
-        self._rewrite(name, [*(old for old in self.lines(name) if old["iteration"] != line["iteration"]), line])
+        if self._writes:
+            self._rewrite(name, [*(old for old in self.lines(name) if old["iteration"] != line["iteration"]), line])
 
     def cut(self, iteration: int) -> None:
         """Drops what was recorded after `iteration`, which will be done again."""
         for name in ("metrics.jsonl", "curve.jsonl"):
-            if (self.path / name).exists():
+            if self._writes and (self.path / name).exists():
                 self._rewrite(name, [line for line in self.lines(name) if line["iteration"] <= iteration])
 
     def _rewrite(self, name: str, lines: list[dict[str, Any]]) -> None:

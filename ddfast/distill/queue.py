@@ -107,6 +107,7 @@ class Teacher:
                 scores = keyed.bits(config.seed, iteration, each, "queue batches", count)
                 rows = scores[0].topk(min(BATCH, count)).indices
                 self._step(queue, taught[place], split.images[rows], split.labels[rows])
+        self.ranks.meet()
         for place, number in enumerate(taught):
             for tensor in vars(queue).values():
                 self.ranks.spread(tensor[number : number + 1], place % self.ranks.size)

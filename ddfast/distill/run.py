@@ -27,7 +27,7 @@ from ddfast.partition import assemble, check_partition
 from ddfast.ranks import ALONE, Ranks
 from ddfast.report import Board, draw_grid, save_curve, save_grid
 from ddfast.report.progress import meter
-from ddfast.signals import Interrupted, Stop
+from ddfast.signals import Interrupted
 from ddfast.training import build_network
 
 
@@ -83,7 +83,7 @@ class Run:
         self.labels = labels_of(config, self.dataset)
         self.parts = ranks.parts(self.dataset.num_classes, config.ipc)
         self.state = self.folder.load_state(self.device, self.parts[ranks.rank]) if resume else None
-        self._saved: int | None = None  # the iteration of the checkpoint
+        self._saved = self.state.iteration if self.state else None  # the iteration of the checkpoint
         if self.state is None and not bool(self._initial_images().isfinite().all()):
             raise UserError("the normalised images are not finite; check mean and std")
 
@@ -92,7 +92,7 @@ class Run:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.ranks.meet()  # before the first one writes, all have looked at what is there
         self.folder.open()
-        with Stop() as stop:
+        with self.ranks.stop() as stop:
             self.stop = stop
             try:
                 self.folder.save_config(self.config)
@@ -120,7 +120,11 @@ class Run:
         self.pool = self._load_pool(path)
 
     def _load_pool(self, path: Path) -> Pool:
-        return Pool.load(path, self.dataset, self.config.precision)
+        pool = Pool.load(path, self.dataset, self.config.precision)
+        least, most = self.ranks.table([len(pool.networks)]).aminmax()
+        if least != most:
+            raise UserError(f"{path} must be the same for all ranks, but they find {least:.0f} to {most:.0f} networks")
+        return pool
 
     def _begin(self) -> State:
         """The state to go on from, with the threads and chunks it was computed with by as many ranks."""
@@ -182,7 +186,6 @@ class Run:
 
     def _distill(self, state: State) -> None:
         config = self.config
-        self._saved = state.iteration
         distiller = Distiller(config, self.dataset, self.network, self.pool, state.plan, self.ranks)
         begun = time.monotonic() - state.seconds
         with meter(self.console, "distil", config.iterations, state.iteration) as bar:

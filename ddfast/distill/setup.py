@@ -34,8 +34,8 @@ def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         device = torch.device("cuda", ranks.local)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {device} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type == "cuda" and ranks.size > 1:
-        torch.cuda.set_device(device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # the streams and graphs of a run are those of the current one
     return device
 
 
