@@ -74,6 +74,17 @@ class TestKeeping:
             dataset, ear = heard(Path(name))
             assert (dataset.name, ear.meters, ear.lines) == ("insects", [], [])
 
+    @pytest.mark.parametrize("name", ["x" * 255, "蟻" * 85], ids=["ascii", "utf-8"])
+    def test_the_name_may_be_as_long_as_the_disk_allows(self, folder: Path, kept: Path, name: str) -> None:
+        assert heard(folder.rename(folder.parent / name))[0].name == name
+        assert heard(folder.parent / name)[1].meters == []
+        (path,) = kept.glob("*.npz")
+        assert name.startswith(path.name[:30])
+
+    def test_of_nobody_s_home_folder(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DDFAST_CACHE", "~nobody at all/cache")
+        refused(folder, "~nobody at all/cache lies in a home folder that is unknown; DDFAST_CACHE names another folder")
+
     def test_lies_below_the_home_folder(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("DDFAST_CACHE")
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -97,6 +108,18 @@ def same_time(folder: Path) -> None:
     rewritten(folder, (folder / "train" / "bee" / "0.png").read_bytes() + b"more", 0)
 
 
+def same_size_and_time(folder: Path) -> None:
+    rewritten(folder, (folder / "train" / "bee" / "0.png").read_bytes()[:-1] + b"\x81", 0)
+
+
+def exchanged(folder: Path) -> None:
+    """Two files of one size and time: BMP from an archive."""
+    one, other, third = (folder / "train" / "bee" / name for name in ("0.bmp", "1.bmp", "2.bmp"))
+    one.rename(third)
+    other.rename(one)
+    third.rename(other)
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "added": lambda folder: save(folder / "train" / "bee" / "9.png", picture(9)),
     "removed": lambda folder: (folder / "test" / "bee" / "0.png").unlink(),
@@ -104,6 +127,8 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "moved to another class": lambda folder: (folder / "train" / "bee" / "0.png").rename(folder / "train/cat/8.png"),
     "of the same size": same_size,
     "of the same time": same_time,
+    "of the same size and time": same_size_and_time,
+    "exchanged": exchanged,
     "a class renamed": lambda folder: [(folder / it / "ant").rename(folder / it / "ape") for it in ("train", "test")],
 }
 
@@ -112,6 +137,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 def test_a_changed_source_is_decoded_again_with_a_word(
     folder: Path, change: str, kept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    for number in range(2):
+        save(folder / "train" / "bee" / f"{number}.bmp", picture(number))
+        os.utime(folder / "train" / "bee" / f"{number}.bmp", ns=(0, 0))
     heard(folder)
     CHANGES[change](folder)
     dataset, ear = heard(folder)
@@ -125,7 +153,7 @@ def test_a_changed_source_is_decoded_again_with_a_word(
 
 def test_another_version_of_decoding_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard(folder)
-    monkeypatch.setattr(cache, "_FORMAT", 2)
+    monkeypatch.setattr(cache, "_FORMAT", cache._FORMAT + 1)
     assert len(heard(folder)[1].meters) == 1
 
 

@@ -1,7 +1,9 @@
 """From files to pixels: colours, sizes, orientation, and files that are none."""
 
 import io
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,38 @@ def all_of(folder: Path, image: Image.Image, suffix: str = ".png") -> Dataset:
         for name in CLASSES:
             save(folder / split / name / f"0{suffix}", image)
     return load(str(folder))
+
+
+def png(kind: int, channels: int) -> bytes:
+    """6x6 pixels of 16 bits a channel."""
+    rows = zlib.compress(bytes(6 * (1 + 12 * channels)))
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 6, 6, 16, kind, 0, 0, 0), b"IDAT": rows, b"IEND": b""}
+    parts = (
+        struct.pack(">I", len(it)) + name + it + struct.pack(">I", zlib.crc32(name + it)) for name, it in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def tiff() -> bytes:
+    """6x6 pixels in RGB of 16 bits a channel: twice as many rows of 8 bits, with another head."""
+    buffer = io.BytesIO()
+    picture(0, 6, 12).save(buffer, "tiff")
+    return (
+        buffer.getvalue()
+        .replace(struct.pack("<HHH", 8, 8, 8), struct.pack("<HHH", 16, 16, 16))
+        .replace(struct.pack("<HHII", 257, 4, 1, 12), struct.pack("<HHII", 257, 4, 1, 6))
+    )
+
+
+DEEP = {
+    "grey.png": png(0, 1),
+    "rgb.png": png(2, 3),
+    "la.png": png(4, 2),
+    "rgba.png": png(6, 4),
+    "rgb.tif": tiff(),
+    "rgb.ppm": b"P6 6 6 65535\n" + bytes(216),
+    "plain.ppm": b"P3 6 6 1023\n" + b"0 " * 108,
+}
 
 
 class TestColours:
@@ -55,7 +89,20 @@ class TestColours:
     @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
     def test_more_than_8_bits_are_refused(self, folder: Path, dtype: type) -> None:
         save(folder / "train" / "bee" / "0.tif", Image.fromarray(np.full((6, 6), 300, dtype)))
-        refused(folder, "train/bee/0.tif has more than 8 bits a channel (mode ")
+        refused(folder, "train/bee/0.tif has more than 8 bits a channel, which would be lost")
+
+    @pytest.mark.parametrize("name", DEEP)
+    def test_also_where_pillow_keeps_8_of_them(self, folder: Path, name: str) -> None:
+        (folder / "train" / "bee" / name).write_bytes(DEEP[name])
+        refused(folder, f"train/bee/{name} has more than 8 bits a channel, which would be lost")
+
+    @pytest.mark.parametrize("white", [15, 255])
+    @pytest.mark.parametrize("kind", [b"P1", b"P2", b"P3", b"P5", b"P6"])
+    def test_fewer_are_not(self, folder: Path, kind: bytes, white: int) -> None:
+        values = b"0 1 " * 54 if kind < b"P4" else bytes(108)
+        head = b"%s 6 6 " % kind + (b"" if kind == b"P1" else b"%d " % white)
+        (folder / "train" / "bee" / "0.ppm").write_bytes(head + values)
+        assert load(str(folder)).train.counts == (4, 5, 4)
 
 
 class TestSizes:

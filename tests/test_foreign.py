@@ -69,6 +69,10 @@ SUFFIXES = [".npz", ".safetensors", ".pt", ".pth"]
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 class TestForms:
+    def test_suffixes_may_be_capital(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
+        path = save(tmp_path / f"a{suffix}", pixels(dataset))
+        assert torch.equal(read(path.rename(tmp_path / f"A{suffix.upper()}"), dataset), normalised(dataset))
+
     def test_uint8_are_pixels(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
         path = save(tmp_path / f"a{suffix}", pixels(dataset), mean=[0.9] * dataset.channels)
         assert torch.equal(read(path, dataset), normalised(dataset))
@@ -94,6 +98,20 @@ class TestForms:
         torch.testing.assert_close(got, normalised(dataset), rtol=1e-5, atol=1e-5)
         as_they_are = replace(dataset, mean=(0.0,) * dataset.channels, std=(1.0,) * dataset.channels)
         assert torch.equal(read(save(path, pixels(dataset) / 255), as_they_are), pixels(dataset) / 255)
+
+    @pytest.mark.parametrize("own", [{}, {"mean": 0.5, "std": 0.5}], ids=["data", "own"])
+    def test_floats_up_to_255_say_that_they_are_pixels(
+        self, dataset: Dataset, tmp_path: Path, suffix: str, own: dict[str, float]
+    ) -> None:
+        path = tmp_path / f"a{suffix}"
+        with pytest.raises(UserError, match="these lie between 0 and 255, as pixels from 0 to 255 do"):
+            read_images(save(path, pixels(dataset).float(), **own), dataset)
+        got = read(save(path, pixels(dataset).float(), mean=0, std=1 / 255), dataset)
+        torch.testing.assert_close(got, normalised(dataset), rtol=1e-4, atol=1e-4)
+
+    def test_distilled_images_may_go_far_beyond_pixels(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
+        images = 50 * normalised(dataset)
+        assert torch.equal(read(save(tmp_path / f"a{suffix}", images), dataset), images)
 
     def test_the_same_statistics_change_no_bit(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
         path = save(tmp_path / f"a{suffix}", normalised(dataset), mean=list(dataset.mean), std=list(dataset.std))
@@ -160,11 +178,31 @@ class TestFolders:
     def test_of_classes_by_name_or_number(self, dataset: Dataset, tmp_path: Path, names: list[str]) -> None:
         self.draw(tmp_path, dataset, names)
         (tmp_path / ".hidden").mkdir()
-        (tmp_path / names[0] / ".DS_Store").write_bytes(b"")
+        for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+            (tmp_path / names[0] / name).write_bytes(b"")
         images, labels, _ = read_images(tmp_path, dataset)
         order = LABELS.argsort(stable=True)
         assert torch.equal(labels, LABELS[order])
         assert torch.equal(images, normalised(dataset)[order])
+
+    def test_images_are_found_and_decoded_as_those_of_data(self, dataset: Dataset, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the camera was held so that the picture must be turned clockwise
+        for number, name in enumerate(("c0", "c1", "c2")):
+            path = tmp_path / name / "more" / "0.png"
+            path.parent.mkdir(parents=True)
+            upright = pixels(dataset)[number].permute(1, 2, 0).squeeze(2).numpy()
+            Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif)
+        assert torch.equal(read_images(tmp_path, dataset)[0], normalised(dataset)[:3])
+        Image.fromarray(np.full((8, 8), 300, np.uint16)).save(tmp_path / "c1" / "more" / "0.png")
+        with pytest.raises(UserError, match=r"more/0\.png has more than 8 bits a channel, which would be lost"):
+            read_images(tmp_path, dataset)
+
+    def test_grey_images_may_be_stored_as_colours(self, tmp_path: Path) -> None:
+        for number, name in enumerate(("c0", "c1", "c2")):
+            (tmp_path / name).mkdir()
+            Image.fromarray(pixels(toy())[number, 0].numpy()).convert("RGB").save(tmp_path / name / "0.png")
+        assert torch.equal(read_images(tmp_path, toy())[0], normalised(toy())[:3])
 
     def test_mistakes(self, dataset: Dataset, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"holds no run and no images: expected a run folder, or an \.npz"):
@@ -173,10 +211,10 @@ class TestFolders:
         with pytest.raises(UserError, match="cat is not called by the name or number of a class of toy"):
             read_images(tmp_path, dataset)
         (tmp_path / "cat").rename(tmp_path / "c2")
-        (tmp_path / "c2" / "notes.txt").write_text("hello")
-        with pytest.raises(UserError, match=r"notes\.txt is not an image that Pillow reads"):
+        (tmp_path / "c2" / "notes.png").write_text("hello")
+        with pytest.raises(UserError, match=r"c2/notes\.png is not an image"):
             read_images(tmp_path, dataset)
-        (tmp_path / "c2" / "notes.txt").unlink()
+        (tmp_path / "c2" / "notes.png").unlink()
         Image.new("RGB", (9, 8)).save(tmp_path / "c2" / "wide.png")
         with pytest.raises(UserError, match=r"wide\.png has 9x8 pixels, the images of toy 8x8"):
             read_images(tmp_path, dataset)

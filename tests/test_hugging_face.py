@@ -33,6 +33,7 @@ class Rows:
     rows: list[dict[str, Any]]
     features: dict[str, Any]
     cache_files: list[dict[str, str]]
+    _fingerprint: str
 
     def __getitem__(self, column: str) -> list[Any]:
         return [row[column] for row in self.rows]
@@ -58,7 +59,7 @@ class Hub:
     """Splits by name, in a file of their own each, and how they were asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.calls = folder, []
+        self.folder, self.calls, self.files = folder, [], True
         self.features: dict[str, Any] = {
             "img": Image(),
             "note": "string",
@@ -77,7 +78,7 @@ class Hub:
                 {"img": encoded(10 * (split == "train") + n), "note": "x", "coarse": 0, "fine": label}
                 for n, label in enumerate(labels)
             ]
-            made[split] = Rows(rows, self.features, [{"filename": str(file)}])
+            made[split] = Rows(rows, self.features, [{"filename": str(file)}] if self.files else [], file.read_text())
         return made
 
     def load_dataset(self, name: str, config: str | None) -> dict[str, Rows]:
@@ -129,7 +130,16 @@ class TestHuggingFace:
         load("hf:saved", progress=ear)
         assert ear.lines == [f"hf:{tmp_path}/saved has changed since it was decoded, and is decoded again"]
 
-    def test_is_decoded_once_until_its_files_change(self, hub: Hub, tmp_path: Path) -> None:
+    def test_the_home_folder_is_found(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "saved").mkdir()
+        (tmp_path / "saved" / "dataset_dict.json").write_text("{}")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert load("hf:~/saved").name == "saved"
+        assert hub.calls == [f"{tmp_path}/saved"]
+
+    @pytest.mark.parametrize("files", [True, False], ids=["files", "memory"])
+    def test_is_decoded_once_until_it_changes(self, hub: Hub, tmp_path: Path, files: bool) -> None:
+        hub.files = files
         ears = [Heard() for _ in range(3)]
         load("hf:a/b", progress=ears[0])
         load("hf:a/b", progress=ears[1])

@@ -66,6 +66,16 @@ class TestImageFolder:
         save(folder / "test" / "cat" / "x.png", picture(7))
         assert load(str(folder)).test.counts == (0, 0, 1)
 
+    def test_also_where_test_has_no_labels(self, folder: Path) -> None:
+        save_image_folder(folder, "val")
+        (folder / "test").rename(folder / "elsewhere")
+        save(folder / "test" / "0.png", picture(7))
+        assert load(str(folder)).test.counts == (2, 2, 2)
+        save(folder / "test" / "images" / "0.png", picture(7))
+        assert load(str(folder)).test.counts == (2, 2, 2)
+        save(folder / "test" / "cat" / "0.png", picture(7))
+        refused(folder, "insects/test/images is a class that ")
+
     def test_npz_files_come_first(self, folder: Path) -> None:
         (folder / "train.npz").write_text("hello")
         refused(folder, "insects has no test.npz")
@@ -90,6 +100,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no train": (without("train"), "insects has no train.npz and no test.npz: it holds test; expected train.npz"),
     "empty train": (without("train/ant", "train/bee", "train/cat"), "insects/train has no folder in it"),
     "empty test": (without("test/ant", "test/bee", "test/cat"), "insects/test has no folder in it"),
+    "emptied test": (
+        lambda folder: [without("test/ant", "test/bee", "test/cat")(folder), (folder / "test" / "images").mkdir()],
+        "insects/test has no folder in it: expected one for every class",
+    ),
     "empty class": (lambda folder: (folder / "train" / "dog").mkdir(), "insects/train/dog has no image in it"),
     "empty test class": (lambda folder: [p.unlink() for p in folder.glob("test/bee/*")], "insects/test/bee has no"),
     "dangling link": (

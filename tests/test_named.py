@@ -116,6 +116,19 @@ class TestTorchvision:
         assert load(name, mean=own).std == dataset.std
         assert load(name, std=own).std == own
 
+    def test_nobody_s_home_folder(self, torchvision: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DDFAST_DATA", "~nobody at all/data")
+        refused("mnist", "~nobody at all/data lies in a home folder that is unknown; DDFAST_DATA names another folder")
+
+    def test_missing_scipy(self, root: Path, torchvision: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+        def read(*arguments: object, **keys: object) -> None:
+            import scipy.io  # noqa: F401
+
+        monkeypatch.setitem(sys.modules, "scipy", None)
+        monkeypatch.setattr(sys.modules["torchvision"].datasets, "SVHN", read)
+        needs = "svhn is read by torchvision with scipy, which is missing"
+        refused("svhn", f"{needs}: pip install 'ddfast[torchvision]'")
+
     def test_missing(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torchvision", None)
         refused("cifar10", "cifar10 comes from torchvision, which cannot be imported (")

@@ -70,6 +70,58 @@ class TestTinyImageNet:
         assert plain.test.counts == (2, 1, 0)
 
 
+def moved(folder: Path, below: str, *without: str) -> Path:
+    """As scripts leave it: the validation images in folders of their classes, without the files called so."""
+    for line in TABLE.splitlines():
+        name, wnid = line.split("\t")[:2]
+        place = folder / "val" / wnid / below
+        place.mkdir(parents=True, exist_ok=True)
+        (folder / "val" / "images" / name).rename(place / name)
+    for name in without:
+        path = folder / name
+        path.rmdir() if path.is_dir() else path.unlink()
+    return folder
+
+
+class TestReorganised:
+    """test/images, which have no labels, are left out as before."""
+
+    @pytest.mark.parametrize("below", ["", "images"])
+    @pytest.mark.parametrize("without", [(), ("val/images",), ("val/images", "val/val_annotations.txt")])
+    def test_is_the_same_data(self, folder: Path, below: str, without: tuple[str, ...]) -> None:
+        before = load(str(folder))
+        after = load(str(moved(folder, below, *without)))
+        assert after.classes == before.classes
+        assert torch.equal(after.train.images, before.train.images)
+        assert after.test.counts == before.test.counts
+        assert sorted(after.test.images.flatten(1).tolist()) == sorted(before.test.images.flatten(1).tolist())
+
+    @pytest.mark.parametrize("without", [("words.txt",), ("wnids.txt",), ("words.txt", "wnids.txt")])
+    def test_classes_are_numbers_where_words_or_numbers_are_missing(
+        self, folder: Path, without: tuple[str, ...]
+    ) -> None:
+        dataset = load(str(moved(folder, "", "val/images", *without)))
+        assert (dataset.classes, dataset.test.counts) == (("n01", "n02", "n03"), (2, 1, 0))
+
+    def test_test_images_with_labels_come_first(self, folder: Path) -> None:
+        (moved(folder, "", "val/images") / "test" / "images").rename(folder / "test" / "n03")
+        assert load(str(folder)).test.counts == (0, 0, 1)
+
+    def test_unlabelled_images_alone_do_not_do(self, folder: Path) -> None:
+        moved(folder, "", "val/images").joinpath("val").rename(folder / "elsewhere")
+        refused(folder, "tiny/test/images is a class that ")
+
+
+def test_spaces_and_blank_lines_at_the_end_do_not_matter(folder: Path) -> None:
+    before = load(str(folder))
+    for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("\n", " \r\n") + "\n \n")
+    after = load(str(folder))
+    assert (after.classes, after.test.counts) == (before.classes, before.test.counts)
+    assert torch.equal(after.test.images, before.test.images)
+
+
 def wrote(name: str, text: str | bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
@@ -87,6 +139,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "tiny/val/val_annotations.txt: line 4 must be an image and its class of wnids.txt, not 'val_3.JPEG\\tn09\\t0",
     ),
     "no class in the table": (wrote("val/val_annotations.txt", "val_0.JPEG\n"), "val_annotations.txt: line 1 must be"),
+    "a class twice": (
+        wrote("wnids.txt", "n03\nn01\nn02\nn01\n"),
+        "wnids.txt: line 4 must be one more class, not 'n01'",
+    ),
+    "a blank line": (wrote("wnids.txt", "n03\n\nn01\nn02\n"), "wnids.txt: line 2 must be one more class, not ''"),
+    "an image twice": (
+        wrote("val/val_annotations.txt", TABLE + "val_0.JPEG\tn03\t0\t0\t1\t1\n"),
+        "val_annotations.txt: line 4 must be one more image, not 'val_0.JPEG'",
+    ),
     "missing image": (
         lambda folder: (folder / "val" / "images" / "val_2.JPEG").unlink(),
         "tiny/val/images/val_2.JPEG cannot be read: No such file",

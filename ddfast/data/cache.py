@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from ddfast.data.dataset import Dataset, Split
 from ddfast.data.decode import decode
 from ddfast.data.npz import read_arrays
+from ddfast.data.places import find_place
 from ddfast.data.progress import Progress
 from ddfast.data.source import Source
 from ddfast.errors import UserError
 from ddfast.files import replacing
 
-_FORMAT = 1  # of the file and of what decoding does: whatever changes in them makes it another number
+_FORMAT = 2  # of the file and of what decoding does: whatever changes in them makes it another number
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -49,9 +50,10 @@ def load_source(
 
 def _arrays(source: Source, image_size: int | None, progress: Progress) -> list[NDArray[Any]]:
     """Images (N, H, W, C) uint8 and labels (N,) int64 of the training split, and the same of the test split."""
-    folder = Path(os.environ.get("DDFAST_CACHE") or "~/.cache/ddfast/decoded").expanduser()
+    folder = find_place("DDFAST_CACHE", "~/.cache/ddfast/decoded")
+    name = os.fsencode(source.name)[:100].decode(errors="ignore")  # a file's name has 255 bytes at most
     key = hashlib.sha256(os.fsencode(f"{source.place}\n{image_size}")).hexdigest()[:16]
-    path = folder / f"{source.name}-{key}.npz"
+    path = folder / f"{name}-{key}.npz"
     checksum = f"{_FORMAT} {source.checksum}"
     kept = _read(path, checksum, source, Progress())
     if kept:

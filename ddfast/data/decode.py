@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,9 @@ def decode(source: Source, image_size: int | None, progress: Progress) -> tuple[
     """The training and the test images, (N, H, W, 3), or (N, H, W, 1) if those of both splits are all grey.
 
     image_size: in pixels; every image is scaled, antialiased, until its shorter side has so many, and the middle is cut
-    out. None: nothing is scaled. Photographs are turned as their EXIF orientation says.
-    Raises `UserError` without Pillow, and for the first image that is broken or has not the size of those before it.
+    out. None: nothing is scaled.
+    Raises `UserError` as `open_image` does, and for the first image that has not the size of those before it.
     """
-    try:
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise UserError("image files are read by Pillow, which is missing: pip install 'ddfast[images]'") from error
     training = len(source.train.labels)
     total = training + len(source.test.labels)
     grey = True
@@ -64,22 +60,44 @@ def _pictures(images: Iterable[tuple[str, str | bytes]], image_size: int | None)
 
 
 def _picture(image: tuple[str, str | bytes], image_size: int | None) -> _Picture:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     name, content = image
+    opened, grey = open_image(name, content)
+    if image_size is not None:
+        opened = _resized(opened, image_size)
+    return _Picture(name, np.asarray(opened), grey)
+
+
+def open_image(name: str, content: str | bytes) -> tuple["Image", bool]:
+    """The image of a file or of its bytes, in RGB and turned as its EXIF orientation says, and whether it is grey.
+
+    Raises `UserError`, calling the image `name`, where it is broken or would lose bits, and without Pillow.
+    """
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError as error:
+        raise UserError("image files are read by Pillow, which is missing: pip install 'ddfast[images]'") from error
     try:
         with Image.open(content if isinstance(content, str) else io.BytesIO(content)) as file:
-            mode, upright = file.mode, ImageOps.exif_transpose(file)
-            pixels = upright.convert("RGB")
+            deep, grey = _is_deep(file), file.mode in ("1", "L")
+            pixels = ImageOps.exif_transpose(file).convert("RGB")
     except UnidentifiedImageError as error:
         raise UserError(f"{name} is not an image") from error
     except Exception as error:  # every format has errors of its own
         raise UserError(f"{name} cannot be decoded: {getattr(error, 'strerror', None) or error}") from error
-    if mode[0] in "IF":
-        raise UserError(f"{name} has more than 8 bits a channel (mode {mode}), which would be lost")
-    if image_size is not None:
-        pixels = _resized(pixels, image_size)
-    return _Picture(name, np.asarray(pixels), mode in ("1", "L"))
+    if deep:
+        raise UserError(f"{name} has more than 8 bits a channel, which would be lost")
+    return pixels, grey
+
+
+def _is_deep(file: Any) -> bool:
+    """Whether a channel has more than 8 bits; of several channels Pillow keeps 8 bits each without a word."""
+    if file.mode[0] in "IF":
+        return True
+    if file.format == "PNG":
+        return ";16" in str(file.tile)
+    if file.format == "TIFF":
+        return max(file.tag_v2.get(258, (1,))) > 8  # BitsPerSample
+    return file.format == "PPM" and isinstance(file.tile[0][3], tuple) and file.tile[0][3][1] > 255  # value of white
 
 
 def _resized(image: "Image", size: int) -> "Image":

@@ -42,13 +42,15 @@ def list_hugging_face(data: str) -> Source:
     check_every_class(data, train, names[label], most)
     undecoded = {split: splits[split].cast_column(image, Image(decode=False)) for split in ("train", test)}
     files = [file["filename"] for split in undecoded.values() for file in split.cache_files]
+    # What lies in memory alone has no file that could be seen to change.
+    held = [splits[split]._fingerprint for split in undecoded if not splits[split].cache_files]
     return Source(
         Path(name).name,
         place,
         tuple(names[label]),
         Encoded(train, _images(undecoded["train"], image, f"{data}, train")),
         Encoded(test_labels, _images(undecoded[test], image, f"{data}, {test}")),
-        checksum(Path(), files, image, label, test, names[label]),
+        checksum(Path(), files, image, label, test, names[label], held),
     )
 
 
@@ -57,6 +59,7 @@ def _load(data: str) -> tuple[str, str, Any]:
     import datasets
 
     name, colon, config = data.removeprefix(PREFIX).partition(":")
+    name = os.path.expanduser(name)
     place = f"{PREFIX}{os.path.abspath(name)}{colon}{config}" if os.path.exists(name) else data
     try:
         if os.path.exists(os.path.join(name, "dataset_dict.json")):

@@ -11,6 +11,7 @@ import numpy as np
 from ddfast.data.dataset import Dataset, Split
 from ddfast.data.folder import load_folder
 from ddfast.data.npz import load_npz
+from ddfast.data.places import find_place
 from ddfast.data.progress import Progress
 from ddfast.errors import UserError
 
@@ -51,7 +52,7 @@ def load_named(
     known = _KNOWN[name]
     mean = known.mean if mean is None else mean
     std = known.std if std is None else std
-    root = Path(os.environ.get("DDFAST_DATA") or "~/.cache/ddfast/data").expanduser()
+    root = find_place("DDFAST_DATA", "~/.cache/ddfast/data")
     folder = root / name
     if known.torchvision is None:
         if not folder.exists():
@@ -79,6 +80,9 @@ def _from_torchvision(name: str, kind: str, root: Path) -> tuple[Split, Split, l
     splits = ({"split": "train"}, {"split": "test"}) if kind == "SVHN" else ({"train": True}, {"train": False})
     try:
         train, test = (getattr(datasets, kind)(root, download=True, **split) for split in splits)
+    except ModuleNotFoundError as error:
+        needs = f"{name} is read by torchvision with {error.name}, which is missing"
+        raise UserError(f"{needs}: pip install 'ddfast[torchvision]'") from error
     except (OSError, RuntimeError, ImportError) as error:
         raise UserError(f"{name} cannot be loaded by torchvision from {root}: {error}") from error
     classes = getattr(train, "classes", None) or [str(digit) for digit in range(10)]  # SVHN names none

@@ -51,8 +51,9 @@ class Source:
 
 
 def checksum(folder: Path, files: Iterable[str], *others: object) -> str:
-    """Of the paths below `folder`, sizes and times of modification of `files`, none of which is read, and of `others`.
+    """Of the paths below `folder`, sizes and times of `files`, none of which is read, and of `others`.
 
+    The time of modification may be copied together with a file, so that of the change of its inode counts as well.
     Raises `UserError` for a file that is not there.
     """
     digest = hashlib.sha256(json.dumps(others).encode())
@@ -61,7 +62,7 @@ def checksum(folder: Path, files: Iterable[str], *others: object) -> str:
             status = os.stat(folder / path)
         except OSError as error:
             raise UserError(f"{folder / path} cannot be read: {error.strerror}") from error
-        digest.update(json.dumps((path, status.st_size, status.st_mtime_ns)).encode())
+        digest.update(json.dumps((path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)).encode())
     return digest.hexdigest()
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ddfast.data import Dataset
+from ddfast.data.decode import open_image
+from ddfast.data.image_folder import class_folders, image_files
 from ddfast.errors import UserError
 
 _FORMS = "an .npz, .safetensors or .pt file, or a folder of CLASS/*.png"
@@ -26,7 +28,7 @@ def read_images(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor, Any]:
     A file is an .npz with the arrays `images` and `labels`, a .safetensors with those tensors, or a .pt or .pth with a
     dictionary of them, a pair of them, or what DM's script saves: {"data": [[images, labels], ...]}, of which the first
     pair is read. Nothing but tensors and numbers is unpickled. A folder has a folder for each class, called by its name
-    or number, of image files that Pillow reads.
+    or number, of image files as `list_image_folder` finds them.
 
     Images are (N, C, H, W) or (N, H, W, C), or (N, H, W) of one channel. uint8 are pixels from 0 to 255. Floating point
     numbers are normalised already, with the mean and std that the file holds beside them (as entries, or as metadata of
@@ -55,10 +57,11 @@ def read_images(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor, Any]:
 
 def _read_file(path: Path) -> Content:
     read = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}
-    if path.suffix not in read:
+    suffix = path.suffix.lower()
+    if suffix not in read:
         raise UserError(f"{path} is none of what can be evaluated: a run folder, {_FORMS}")
     try:
-        return read[path.suffix](path)
+        return read[suffix](path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or 'damaged'}") from error
     except MemoryError:
@@ -96,27 +99,21 @@ def _read_pt(path: Path) -> Content:
 
 def _read_folder(path: Path, dataset: Dataset) -> Content:
     """... of image files, as pixels."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError("image files are read by Pillow, which is missing: pip install 'ddfast[images]'") from error
     label_of = {str(label): label for label in range(dataset.num_classes)}
     label_of |= {name: label for label, name in enumerate(dataset.classes)}
     height, width = dataset.size
     images, labels = [], []
-    for file in sorted(path.glob("[!.]*/[!.]*")):
-        if file.parent.name not in label_of:
-            raise UserError(f"{file.parent} is not called by the name or number of a class of {dataset.name}")
-        try:
-            with Image.open(file) as picture:
-                pixels = np.array(picture.convert("L" if dataset.channels == 1 else "RGB"))
-        except Exception as error:  # every format has errors of its own
-            raise UserError(f"{file} is not an image that Pillow reads") from error
-        if pixels.shape[:2] != (height, width):
-            found = f"{pixels.shape[1]}x{pixels.shape[0]}"
-            raise UserError(f"{file} has {found} pixels, the images of {dataset.name} {width}x{height}")
-        images.append(torch.from_numpy(pixels))
-        labels.append(label_of[file.parent.name])
+    for name in class_folders(path):
+        if name not in label_of:
+            raise UserError(f"{path / name} is not called by the name or number of a class of {dataset.name}")
+        for below in image_files(path, name):
+            file = str(path / below)
+            image, _ = open_image(file, file)
+            if image.size != (width, height):
+                found = f"{image.width}x{image.height}"
+                raise UserError(f"{file} has {found} pixels, the images of {dataset.name} {width}x{height}")
+            images.append(torch.from_numpy(np.array(image.convert("L") if dataset.channels == 1 else image)))
+            labels.append(label_of[name])
     if not images:
         raise UserError(f"{path} holds no run and no images: expected a run folder, or {_FORMS}")
     return {"images": torch.stack(images), "labels": torch.tensor(labels)}
@@ -167,7 +164,13 @@ def _normalised(path: Path, images: Tensor, content: Content, dataset: Dataset) 
                 f"{path}: floating point images must be normalised, but these lie between 0 and 1 as pixels do; the "
                 "file may hold mean 0 and std 1 beside them, or uint8 pixels"
             )
-        return images
+        mean, std = dataset.mean, dataset.std
+    reach = max(max(m, 1 - m) / s for m, s in zip(mean, std, strict=True))  # of normalised pixels
+    if images.min() >= 0 and images.max() > 10 * reach:  # distilled images go far beyond, but to both sides
+        raise UserError(
+            f"{path}: floating point images must be normalised, but these lie between {images.min():g} and "
+            f"{images.max():g}, as pixels from 0 to 255 do; the file may hold uint8 pixels"
+        )
     if (mean, std) == (dataset.mean, dataset.std):
         return images
     here, there = (
