@@ -209,12 +209,12 @@ def run(folder: Path, recipe: str, methods: str, label: str, words: Sequence[str
     Raises:
         UserError: if there is no such method, recipe or key, or a run of other keys is in the way.
     """
-    keys, console = _keys(words), Console(highlight=False)
+    keys, console = _keys(words), Console(highlight=False, markup=False, emoji=False)
     for method in filter(None, methods.split(",")):
         if method not in METHODS:
             raise UserError(f"--methods must be some of {','.join(METHODS)}, got {method!r}")
         _, origin, without = METHODS[method]
-        config = from_recipe(f"{origin}/{recipe}").replace(**without).replace(**keys)
+        config = from_recipe(f"{origin}/{recipe}").replace(**without).override(**keys)
         at = folder / "@".join(filter(None, (method, label)))
         if method == "random":
             sample(at, config, console)

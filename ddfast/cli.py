@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ddfast.distill.config import Config
+from ddfast.distill.config import Config, defaults
 from ddfast.distill.folder import RunFolder
 from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress, trained
 from ddfast.distill.run import Run
@@ -17,7 +17,7 @@ from ddfast.distill.setup import find_device, load_data
 from ddfast.distill.subject import find_subject
 from ddfast.distill.sweep import FILE, Sweep, load_results
 from ddfast.endings import ending
-from ddfast.errors import RankLost, UserError
+from ddfast.errors import RankLost, RunFailed, UserError
 from ddfast.info import info_lines
 from ddfast.memory import keep_freed_memory
 from ddfast.options import (
@@ -42,7 +42,7 @@ from ddfast.report import (
 app = typer.Typer(
     help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)  # classes and files may have any name
 SHARED = ("distill", "pretrain", "evaluate")  # the commands whose work several ranks share
 
 
@@ -100,11 +100,12 @@ def distill(
         stored = folder.load_config()
         if context.obj.size > 1:
             stored = stored.replace(device=_kind(stored.device))  # every rank takes its own GPU
-        by_recipe = {key: value for key, value in dataclasses.asdict(base).items() if named and value is not None}
+        whole = dataclasses.asdict(base.override(**given))
+        by_recipe = {key: value for key, value in whole.items() if named and value is not None}
         asked = {**by_recipe, **given}
         config = _resumed(stored, asked)
     else:
-        config = base.replace(**given)
+        config = base.override(**given)
     run = Run(config, path, resume, console, ranks=context.obj)
     _print_evaluation(run(), run.dataset.classes)
     _print_pictures(path)
@@ -115,7 +116,7 @@ def _base(given: dict[str, Any]) -> Config:
     recipe = given.pop("recipe", None)
     if recipe is None and given.get("data", "digits") == "digits":
         recipe = "digits"
-    return from_recipe(recipe) if recipe else Config()
+    return from_recipe(recipe) if recipe else defaults(given.get("data", Config.data))
 
 
 def _run_name(base: Config, given: dict[str, Any]) -> str:
@@ -175,6 +176,8 @@ def sweep(
     path = out or Path("runs") / f"{_run_name(base, given)}-sweep"
     results = Sweep(base, given, parse_grid(grid), seeds, path, resume, console)()
     _print_sweep(path, results)
+    if all(point["mean"] is None for point in results["points"]):
+        raise RunFailed("no point of the grid came to its end")
 
 
 def _print_sweep(path: Path, results: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ def ending(error: BaseException) -> tuple[str, int]:
     if isinstance(error, RunFailed):
         return str(error), 3
     if isinstance(error, memory) or "can't allocate memory" in str(error):  # the latter is PyTorch's on a CPU
-        return f"out of memory, a smaller --memory-budget may help: {error}", 3
+        return f"out of memory, in distill a smaller --memory-budget may help: {error}", 3
     if isinstance(error, Interrupted):
         return f"stopped by {error}", error.exit_code
     if isinstance(error, OSError):

@@ -51,13 +51,15 @@ def _option(key: dataclasses.Field[Any], default: bool) -> inspect.Parameter:
 
 
 def given_keys(options: dict[str, Any]) -> dict[str, Any]:
-    """The keys that were given, with their values; numbers a channel come separated by commas."""
+    """The keys that were given, with their values; numbers a channel come separated by commas, "none" is no value."""
     return {name: _value(name, value) for name, value in options.items() if value is not None}
 
 
 def _value(name: str, value: Any) -> Any:
     if key_type(name)[0] is not tuple:
         return value
+    if value == "none":
+        return None
     try:
         return tuple(float(number) for number in value.split(","))
     except ValueError:
@@ -65,7 +67,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """The values of each key in words such as "cmi_weight=0,0.1", of the key's type; "none" is no value.
+    """The values of each key in words such as "cmi_weight=0,0.1", of the key's type; "none" is no number.
 
     What is not of that type stays text, which Config refuses.
     """
@@ -88,7 +90,7 @@ def parse_grid(words: Sequence[str]) -> dict[str, tuple[Any, ...]]:
 
 def _parsed(name: str, text: str) -> Any:
     kind, optional = key_type(name)
-    if optional and text == "none":
+    if optional and kind is not str and text == "none":  # but a norm may be called so
         return None
     try:
         return {"true": True, "false": False}[text] if kind is bool else kind(text)

@@ -40,6 +40,13 @@ class TestDistill:
         ]
         assert {"images.png", "curve.png"} <= set(contents(folder / "talks"))
 
+    def test_shows_the_names_of_classes_as_they_are(self, folder: Path, tmp_path: Path) -> None:
+        names = ["cat [/old]", "[red]c", ":smile:"]
+        (save_npz(tmp_path / "data", toy()) / "classes.txt").write_text("\n".join(names) + "\n")
+        outcome = distill(tmp_path, "--out", "run")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert [re.split("  +", line)[0] for line in outcome.out.splitlines()[-4:-1]] == names
+
     def test_shows_plain_lines_where_there_is_no_terminal(self, folder: Path) -> None:
         setup = f"{NO_PICTURES}\nimport ddfast.report.progress as p; p._SECONDS_BETWEEN_LINES = 0"
         outcome = distill(folder, "--out", "lines", *options({**ALL, **POOL}), setup=setup)
@@ -87,7 +94,9 @@ class TestDistill:
         assert distill(folder, "--out", "more").code == 0
         assert distill(folder, "--out", "more", "--iterations", "5", "--resume").code == 0
         assert distill(folder, "--out", "at once", "--iterations", "5").code == 0
-        assert contents(folder / "more") == contents(folder / "at once")
+        more = contents(folder / "more")
+        assert more["curve.jsonl"].pop(0)["iteration"] == 2
+        assert more == contents(folder / "at once")
         assert len((folder / "more" / "metrics.jsonl").read_text().splitlines()) == 5
 
     def test_a_recipe_leaves_open_what_a_run_from_before_says(self, folder: Path) -> None:

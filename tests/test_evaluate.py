@@ -323,6 +323,14 @@ class TestCommand:
         assert ddfast("evaluate", "run", "--networks", "convnet", cwd=run.parent).code == 0
         assert contents(run)["evaluation-convnet.json"] == before["evaluation.json"]
 
+    def test_keeps_the_best_of_the_curve(self, run: Path) -> None:
+        words = ["distill", "--data", "./data", "--out", "curve", *options({**SMALL, "ipc": 2, "iterations": 2})]
+        assert ddfast(*words, "--eval-every", "1", cwd=run.parent, setup=NO_PICTURES).code == 0
+        best = json.loads((run.parent / "curve" / "evaluation.json").read_text())["best"]
+        assert ddfast("evaluate", "curve", "--repeats", "3", cwd=run.parent).code == 0
+        after = json.loads((run.parent / "curve" / "evaluation.json").read_text())
+        assert (after["best"], len(after["distilled"]["runs"])) == (best, 3)
+
     def test_refuses_an_unknown_network_before_it_evaluates_a_known_one(self, run: Path) -> None:
         before = contents(run)
         outcome = ddfast("evaluate", "run", "--networks", "convnet,alexnett", "--epochs", "7", cwd=run.parent)

@@ -10,7 +10,7 @@ from engine import options
 from keys import KEYS, NEEDS, OTHER
 
 from ddfast.cli import main
-from ddfast.distill.config import Config, key_type
+from ddfast.distill.config import Config, defaults, key_type
 from ddfast.recipes import from_recipe
 
 
@@ -39,7 +39,7 @@ class TestEveryKey:
     def test_is_an_option(self, asked: Callable[..., Config], name: str) -> None:
         keys = {**NEEDS.get(name, {}), name: OTHER[name]}
         words = {key: ",".join(map(repr, value)) if isinstance(value, tuple) else value for key, value in keys.items()}
-        expected = dataclasses.asdict(Config().replace(**keys))
+        expected = dataclasses.asdict(defaults(keys.get("data", "digits")).replace(**keys))
         got = dataclasses.asdict(asked("--recipe", "", *options(words)))
         assert got == expected
         assert type(got[name]) is key_type(name)[0]
@@ -68,3 +68,22 @@ class TestEveryKey:
         assert asked() == from_recipe("digits")
         assert asked("--width", "5") == from_recipe("digits").replace(width=5)
         assert asked("--data", "./digits") == Config(data="./digits")
+
+    def test_another_network_has_its_own_size(self, asked: Callable[..., Config]) -> None:
+        """A recipe's depth is that of its ConvNet, and no other network has one."""
+        recipe = from_recipe("digits")
+        own = dict.fromkeys(("width", "depth", "norm", "activation", "pooling"))
+        assert asked("--network", "convnet") == recipe
+        assert asked("--network", "vgg11") == recipe.replace(**own, network="vgg11")
+        assert asked("--network", "vgg11", "--width", "7") == recipe.replace(**{**own, "network": "vgg11", "width": 7})
+        pool = {"pool_network": "resnet18", "pool_width": None, "pool_depth": None}
+        assert asked("--pool-network", "resnet18") == recipe.replace(**pool)
+
+    def test_a_recipe_s_mean_can_be_left_out(self, asked: Callable[..., Config]) -> None:
+        words = ["--recipe", "dm/cifar10-ipc10", "--data", "./data", "--mean", "none", "--std", "none"]
+        assert asked(*words) == from_recipe("dm/cifar10-ipc10").replace(data="./data", mean=None, std=None)
+
+    def test_digits_are_not_mirrored(self, asked: Callable[..., Config]) -> None:
+        for data, flips in (("svhn", False), ("mnist", False), ("fashion-mnist", True), ("./svhn", True)):
+            assert ("flip" in asked("--data", data).augmentation) is flips
+        assert asked("--data", "svhn", "--augmentation", "flip").augmentation == "flip"

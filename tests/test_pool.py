@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.pool import Pool
 from ddfast.distill.pretrain import PoolConfig, pretrain, trained
-from ddfast.errors import UserError
+from ddfast.errors import RunFailed, UserError
 from ddfast.networks import build
 from ddfast.training import accuracy, build_network, train_epoch
 
@@ -229,6 +230,11 @@ class TestGoingOn:
         pretrain(tmp_path, dataset, 1, SETTINGS, lambda: steps.append(1), lambda *_: None)
         assert len(steps) == 2
 
+    def test_a_network_that_is_not_finite_is_none(self, dataset: Dataset, tmp_path: Path) -> None:
+        with pytest.raises(RunFailed, match=r"network 0 of .* is not finite after epoch [123]$"):
+            train(tmp_path, dataset, 1, replace(SETTINGS, weight_decay=1e30))
+        assert not (tmp_path / FIRST).exists()
+
     def test_of_a_finished_pool_trains_nothing(self, whole: Path, dataset: Dataset) -> None:
         before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
         assert train(whole, dataset, 2) == []
@@ -311,12 +317,19 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"its holdout is 0\.25, that of the run 0\.5$"):
             Pool.load(tmp_path, dataset.holdout(0.5))
 
-    def test_images_of_another_size(self, whole: Path, dataset: Dataset) -> None:
+    def test_images_of_another_size(self, whole: Path, dataset: Dataset, tmp_path: Path) -> None:
         larger = toy(size=16)
-        with pytest.raises(
-            UserError, match=r"network-0000.* is for images of \[8, 8\], those of the run are \[16, 16\]"
-        ):
-            Pool.load(whole, replace(dataset, train=larger.train, test=larger.test))
+        other = replace(dataset, train=larger.train, test=larger.test)
+        with pytest.raises(UserError, match=r"its size is \[8, 8\], that of the run \[16, 16\]"):
+            Pool.load(whole, other)
+        with pytest.raises(UserError, match=r"holds a pool of another size: \[8, 8\], not \[16, 16\]"):
+            train(whole, other, 3)
+        for path in whole.glob("*.*"):
+            shutil.copy(path, tmp_path)
+        forget(tmp_path / "pool.json", "size", "channels")  # as pools were before
+        assert len(Pool.load(tmp_path, dataset).networks) == 2
+        with pytest.raises(UserError, match=r"network-0000.* is for images of \[8, 8\], those of the run are"):
+            Pool.load(tmp_path, other)
 
     @pytest.mark.parametrize("content", ["cut", b"", b"not a network", "foreign", "other shapes"])
     def test_a_broken_or_foreign_network_by_its_file(

@@ -310,7 +310,7 @@ class TestAFailure:
         )
         assert [it.code for it in outcomes] == [3, 3, 3]
         said = mistake(outcomes, 3)
-        assert said.startswith("rank 2: out of memory, a smaller --memory-budget may help")
+        assert said.startswith("rank 2: out of memory, in distill a smaller --memory-budget may help")
         assert "; the last good checkpoint, of iteration 4, is kept in memory; --resume" in said
 
     def test_of_ddfast_shows_where(self, folder: Path) -> None:

@@ -32,8 +32,8 @@ def test_a_network_has_the_keys_of_the_run() -> None:
 
 def test_the_pool_inside_a_run_has_keys_of_its_own() -> None:
     own = {name: OTHER[f"pool_{name}"] for name in ("epochs", "network", "width", "depth", "weight_decay")}
-    shared = {name: OTHER[name] for name in ("norm", "seed")}
-    published = {"precision": "float32", "augmentation": "none", "activation": None, "pooling": None}
+    shared = {name: OTHER[name] for name in ("seed", "precision")}
+    published = {"augmentation": "none", "norm": None, "activation": None, "pooling": None}
     assert asdict(pool_config(Config(**OTHER))) == {**own, **shared, **published}
 
 

@@ -214,5 +214,5 @@ class TestFailed:
     def test_by_lack_of_memory(self, folder: Path) -> None:
         error = 'raise RuntimeError("[enforce fail] DefaultCPUAllocator: can\'t allocate memory: you tried 1 byte")'
         said = self.failed(distill(folder, "memory", at_call(3, ITERATE, error)))
-        assert said.startswith("out of memory, a smaller --memory-budget may help")
+        assert said.startswith("out of memory, in distill a smaller --memory-budget may help")
         goes_on(folder, "memory")

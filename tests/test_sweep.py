@@ -88,6 +88,7 @@ class TestGrid:
             "alpha": (None, 0.5),
             "graph": (True, False),
         }
+        assert parse_grid(["norm=none,group"]) == {"norm": ("none", "group")}, "a norm of its own is none of these"
         assert [type(value) for value in grid["cmi_weight"]] == [float, float]
 
     @pytest.mark.parametrize(
@@ -252,6 +253,22 @@ class TestSweep:
         with Image.open(tmp_path / "sweep" / "sweep.png") as picture:
             assert picture.size == (960, 600)
 
+    def test_fails_where_every_point_fails(self, tmp_path: Path) -> None:
+        save_npz(tmp_path / "data", toy())
+        words = ["sweep", "--data", "./data", *options(KEYS), "--grid", "covariance_weight=1e300", "--out", "sweep"]
+        outcome = ddfast(*words, cwd=tmp_path, setup=NO_PICTURES)
+        assert outcome.mistake(3) == "no point of the grid came to its end"
+        assert "2 of 2 runs failed" in outcome.out
+
+    def test_varies_networks_of_any_kind(self, tmp_path: Path) -> None:
+        """Of which one alone has a depth, and the base's width."""
+        base, given = Config().replace(**KEYS), {"data": str(save_npz(tmp_path / "data", toy())), "iterations": 1}
+        grid = {"network": ("convnet", "alexnet")}
+        found = Sweep(base, given, grid, 1, tmp_path / "sweep", False, Console(quiet=True))()
+        assert [point["mean"] is None for point in found["points"]] == [False, False]
+        config = Config.load(tmp_path / "sweep" / "network=alexnet,seed=0" / "config.toml")
+        assert (config.network, config.width, config.depth) == ("alexnet", None, None)
+
     def test_a_full_disk_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
@@ -338,6 +355,13 @@ class TestGoingOn:
         setup = f"{NO_PICTURES}\nimport ddfast.training as t; t.train_epoch = None"
         assert ddfast(*words, cwd=whole, setup=setup).code == 0
         assert (changed(), results(whole)) == (before, held)
+
+    def test_keeps_what_it_found_of_a_run_that_was_evaluated_otherwise(self, tmp_path: Path) -> None:
+        before = sweep_here(tmp_path, {"image_lr": (1.0,)})
+        run = "sweep/image_lr=1,seed=0"
+        assert ddfast("evaluate", run, "--repeats", "3", cwd=tmp_path).code == 0
+        assert len(json.loads((tmp_path / run / "evaluation.json").read_text())["distilled"]["runs"]) == 3
+        assert sweep_here(tmp_path, {"image_lr": (1.0,)}, resume=True) == before
 
     def test_takes_more_values_and_seeds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sweep_here(tmp_path, {"image_lr": (1.0,)})

@@ -15,6 +15,12 @@ from ddfast.augment import parse_strategy
 from ddfast.distill.precision import PRECISIONS
 from ddfast.errors import UserError
 
+_ITS_OWN = {  # keys that say how something is, and are another one's no more
+    "network": ("width", "depth", "norm", "activation", "pooling"),
+    "pool_network": ("pool_width", "pool_depth"),
+}
+_DIGITS = ("digits", "mnist", "svhn")  # a mirrored digit is none
+
 
 def _key(default: Any, meaning: str, least: float | None = None) -> Any:
     return field(default=default, metadata={"help": meaning, "least": least})
@@ -28,10 +34,10 @@ class Config:
     data: str = _key("digits", "digits, cifar10 or another known name, hf:NAME, or a folder of npz or image files")
     image_size: int | None = _key(None, "bring image files to so many pixels a side [default: they have one size]", 1)
     mean: tuple[float, ...] | None = _key(
-        None, "mean of the pixels, a number a channel [default: as published for known names, or measured]"
+        None, "mean of the pixels, a number a channel, or none: as published for known names, or measured"
     )
     std: tuple[float, ...] | None = _key(
-        None, "deviation of the pixels, a number a channel [default: as published for known names, or measured]"
+        None, "deviation of the pixels, a number a channel, or none: as published for known names, or measured"
     )
     holdout: float = _key(0.0, "test on this part of the training images instead of the test images", 0)
     ipc: int = _key(10, "synthetic images per class", 1)
@@ -123,6 +129,11 @@ class Config:
                 raise UserError(f"unknown key {name!r}{nearest(name, known)}")
         return dataclasses.replace(self, **{name: _from_toml(value) for name, value in keys.items()})
 
+    def override(self, **keys: Any) -> "Config":
+        """`replace`, but another network has a width, a depth and so on of its own, unless they are said too."""
+        others = [name for name in _ITS_OWN if keys.get(name, getattr(self, name)) != getattr(self, name)]
+        return self.replace(**{**{key: None for name in others for key in _ITS_OWN[name]}, **keys})
+
     def dumps(self) -> str:
         """As TOML; a key without a value is left out."""
         items = ((key.name, getattr(self, key.name)) for key in dataclasses.fields(self))
@@ -135,6 +146,12 @@ class Config:
     def load(path: Path) -> "Config":
         """The configuration in a TOML file."""
         return Config().replace(**read_toml(path))
+
+
+def defaults(data: str) -> Config:
+    """The keys of a run on `data` without a recipe."""
+    config = Config(data=data)
+    return config.replace(augmentation=config.augmentation.replace("_flip", "")) if data in _DIGITS else config
 
 
 def key_type(name: str) -> tuple[type, bool]:

@@ -50,8 +50,8 @@ class Pool:
             )
         settings = read_settings(folder / "pool.json")
         for key, value in data_settings(dataset).items():
-            if settings.get(key) != value and (key, value) != ("holdout", 0):
-                given = shortened(settings.get(key))
+            if settings.get(key, value) != value and (key, value) != ("holdout", 0):
+                given = shortened(settings[key])
                 raise UserError(
                     f"{folder} is a pool for other data: its {key} is {given}, that of the run {shortened(value)}"
                 )
@@ -134,7 +134,8 @@ _UNSAID = {"holdout": 0.0, "precision": "float32", "augmentation": "none"}
 
 def data_settings(dataset: Dataset) -> dict[str, Any]:
     statistics = {"mean": list(dataset.mean), "std": list(dataset.std)}
-    return {"classes": list(dataset.classes), **statistics, "holdout": dataset.held_out}
+    images = {"size": list(dataset.size), "channels": dataset.channels}
+    return {"classes": list(dataset.classes), **images, **statistics, "holdout": dataset.held_out}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ddfast.augment import parse_strategy
 from ddfast.data import Dataset
 from ddfast.distill.pool import data_settings, read_settings, shortened
 from ddfast.distill.precision import check_precision, convolutions, dtype_of, lay
-from ddfast.errors import UserError
+from ddfast.errors import RunFailed, UserError
 from ddfast.files import write_atomically
 from ddfast.networks import Network
 from ddfast.ranks import ALONE, Ranks
@@ -153,6 +153,8 @@ def _pretrain_one(path: Path, dataset: Dataset, number: int, config: PoolConfig,
                 tick=tick,
                 dtype=dtype_of(config.precision),
             )
+        if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
+            raise RunFailed(f"network {number} of {path.parent} is not finite after epoch {epoch + 1}")
         about = {"epoch": epoch + 1, "seconds": time.monotonic() - start}
         write_atomically(partial, _partial(network, sgd, about))
     reached, _ = accuracy(network, dataset)
@@ -200,7 +202,7 @@ def _claim(path: Path, settings: dict[str, Any]) -> None:
         return
     held = read_settings(path)
     for key, value in settings.items():
-        if held.get(key) != value:
+        if held.get(key, value) != value:
             raise UserError(
-                f"{path.parent} holds a pool of another {key}: {shortened(held.get(key))}, not {shortened(value)}"
+                f"{path.parent} holds a pool of another {key}: {shortened(held[key])}, not {shortened(value)}"
             )

@@ -89,7 +89,6 @@ class Run:
 
     def __call__(self) -> dict[str, Any]:
         """Distils, evaluates and draws; what evaluation.json holds."""
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.ranks.meet()  # before the first one writes, all have looked at what is there
         self.folder.open()
         with self.ranks.stop() as stop:

@@ -19,7 +19,10 @@ from ddfast.report.progress import meter
 
 
 def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
-    """The device called `name`; "auto" is the GPU where there is one, and each of several ranks has its own."""
+    """The device called `name`; "auto" is the GPU where there is one, and each of several ranks has its own.
+
+    cuDNN takes from then on what gives the same bits every time.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -36,6 +39,7 @@ def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         raise UserError(f"device {device} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # the streams and graphs of a run are those of the current one
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return device
 
 
@@ -76,9 +80,9 @@ def pool_config(config: Config) -> PoolConfig:
         network=config.pool_network,
         width=config.pool_width,
         depth=config.pool_depth,
-        norm=config.norm,
         weight_decay=config.pool_weight_decay,
         seed=config.seed,
+        precision=config.precision,
     )
 
 

@@ -1,7 +1,7 @@
 """What `ddfast evaluate` evaluates: the images of a run, or images that ddfast did not make."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ddfast.data import Dataset
-from ddfast.distill.config import Config
+from ddfast.distill.config import Config, defaults
 from ddfast.distill.folder import RunFolder
 from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
 from ddfast.errors import UserError
@@ -20,16 +20,14 @@ from ddfast.ranks import ALONE, Ranks
 from ddfast.signals import Stop
 from ddfast.training import build_network
 
-_OWN = dict.fromkeys(("width", "depth", "norm", "activation", "pooling"))  # of any network what is its own
-
 
 @dataclass(frozen=True)
 class Subject:
     """Images and all that their evaluation needs.
 
     images: (N, C, H, W) normalised as `dataset` is. labels: (N,). config: what was given, on top of what a run has.
-    given: what was given alone. about: told beside the images' accuracy. folder, stem: where the evaluation is written.
-    ranks: those that share the work, the first of which writes.
+    given: what was given alone. about: told beside the images' accuracy. kept: told of a run beside its own evaluation.
+    folder, stem: where the evaluation is written. ranks: those that share the work, the first of which writes.
     """
 
     images: Tensor
@@ -41,13 +39,11 @@ class Subject:
     folder: Path
     stem: str
     ranks: Ranks = ALONE
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def config_of(self, network: str) -> Config:
         """The keys of an evaluation by the network of that name, or by the subject's own; refuses what is not there."""
-        config = self.config
-        if network not in ("", config.network):
-            asked = {key: value for key, value in self.given.items() if key in _OWN}
-            config = config.replace(**{**_OWN, **asked}, network=network)
+        config = self.config.override(**{**self.given, "network": network or self.config.network})
         build_network(config, self.dataset)
         self._check_place(network)
         return config
@@ -78,7 +74,8 @@ class Subject:
     def save(self, network: str, evaluation: dict[str, Any]) -> None:
         """Writes evaluation.json, or evaluation-NETWORK.json for a network that was asked for by name."""
         if self.ranks.first:
-            write_atomically(self._path(network), json.dumps(evaluation, indent=1).encode())
+            whole = evaluation if network else {**evaluation, **self.kept}
+            write_atomically(self._path(network), json.dumps(whole, indent=1).encode())
 
 
 def find_subject(
@@ -98,7 +95,7 @@ def find_subject(
         raise UserError(f"{path} holds no run and is no file of images")
     if "data" not in given:
         raise UserError(f"{path} holds no run, and for images --data must name the data set that tests them")
-    config = Config().replace(**given)
+    config = defaults(given["data"]).replace(**given)
     dataset = load_data(config, find_device(config.device, ranks), console, ranks)
     images, labels, partition = read_images(path, dataset)
     config = config.replace(**{"partition": partition, **given})
@@ -120,4 +117,5 @@ def _of_run(path: Path, given: dict[str, Any], console: Console, ranks: Ranks) -
         raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
     dataset = load_data(config, device, console, ranks)
     labels = labels_of(config, dataset)
-    return Subject(state.images, labels, dataset, config, given, state.course(), path, "evaluation", ranks)
+    kept = {name: row for name, row in folder.evaluation().items() if name == "best"}
+    return Subject(state.images, labels, dataset, config, given, state.course(), path, "evaluation", ranks, kept)

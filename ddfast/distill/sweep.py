@@ -35,7 +35,15 @@ HOLDOUT = 0.25
 FILE = "sweep.json"
 WRITTEN = ("version", "grid", "seeds", "holdout", "config", "random", "points")  # in it
 
-_OF_THE_POOL = ("norm", "pool_count", "pool_epochs", "pool_network", "pool_width", "pool_depth", "pool_weight_decay")
+_OF_THE_POOL = (
+    "precision",
+    "pool_count",
+    "pool_epochs",
+    "pool_network",
+    "pool_width",
+    "pool_depth",
+    "pool_weight_decay",
+)
 
 Keys = dict[str, Any]
 Grid = dict[str, tuple[Any, ...]]
@@ -162,18 +170,16 @@ class Sweep:
         """A run from where it is to its end, unless it is there already; what sweep.json says of it."""
         path = self.folder.path / trial.name
         about = {"seed": trial.config.seed, "folder": trial.name}
-        begun = (path / "config.toml").exists()
-        evaluation = RunFolder(path).evaluation() if begun else {}
-        if evaluation and evaluation["distilled"]["iteration"] == trial.config.iterations:
-            seconds = self.done.get(trial.name, {}).get("seconds")
-        else:
-            start = time.monotonic()
-            try:
-                evaluation = Run(trial.config, path, begun, self.console, dataset=self.dataset, baselines=False)()
-            except RunFailed as error:  # such as a weight so large that the loss is not finite
-                self.console.print(Text(f"{trial.name} failed: {error}"), soft_wrap=True)
-                return {**about, "failed": str(error)}
-            seconds = None if begun else round(time.monotonic() - start, 3)
+        begun, held = (path / "config.toml").exists(), self.done.get(trial.name, {})
+        if begun and "accuracies" in held:
+            return held
+        start = time.monotonic()
+        try:
+            evaluation = Run(trial.config, path, begun, self.console, dataset=self.dataset, baselines=False)()
+        except RunFailed as error:  # such as a weight so large that the loss is not finite
+            self.console.print(Text(f"{trial.name} failed: {error}"), soft_wrap=True)
+            return {**about, "failed": str(error)}
+        seconds = None if begun else round(time.monotonic() - start, 3)
         row = evaluation["distilled"]
         self.console.print(Text(f"{trial.name}: {row['mean']:.1f} ± {row['std']:.1f} %"), soft_wrap=True)
         return {**about, "accuracies": row["runs"], "seconds": seconds}
@@ -222,7 +228,7 @@ def _points(base: Config, given: Keys, grid: Grid) -> list[tuple[Keys, Config]]:
     if given["holdout"] == 0:
         raise UserError("holdout must not be 0 in a sweep, which would choose on the test images")
     combinations = (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
-    points = [(keys, base.replace(**given, **keys)) for keys in combinations]
+    points = [(keys, base.override(**given, **keys)) for keys in combinations]
     if any(config.eval_every == 0 for _, config in points):
         raise UserError("eval_every must not be 0 in a sweep, which compares accuracies")
     return points

@@ -37,8 +37,8 @@ def save_curve(
     """Writes a PNG of two panels: accuracy over iterations, and every loss term over iterations.
 
     metrics: {"iteration", name of a term: value, ...} for each logged iteration; "seconds" is not a term. curve:
-    {"iteration", "mean", "std"} in percent for each evaluation of the run. evaluation: what `evaluation.json` holds; its
-    "random" and "whole" are dashed lines. Each of the three may be empty. The file is replaced in one step. Raises
+    {"iteration", "mean", "std"} in percent for each evaluation of the run. evaluation: what `evaluation.json` holds;
+    its "random" and "whole" are dashed lines. Each of the three may be empty. The file is replaced in one step. Raises
     `UserError` without Matplotlib.
     """
     figure = new_figure(path, (12, 5), title)
