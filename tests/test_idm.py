@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from engine import ALL, make_distiller, make_pool, make_state, toy
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from ddfast import keyed, reference
 from ddfast.augment import DRAWS, augment, parse_strategy
@@ -22,6 +23,7 @@ from ddfast.networks import Network, build, draw_weights
 
 CPU = torch.device("cpu")
 ONE = torch.zeros(1, dtype=torch.int64)
+BATCH = 32  # of the queue: fewer than all images
 SMALL = {"ipc": 2, "batch_real": 8, "width": 8, "depth": 2, "pool": "given"}
 KEYS = {**SMALL, "method": "idm", "image_lr": 0.1, "image_momentum": 0.5, "queue_every": 5, "queue_steps": 2}
 CASES: dict[str, dict[str, Any]] = {
@@ -81,7 +83,7 @@ class Plain:
         return terms
 
     def teach(self, student: Student, scores: Tensor) -> None:
-        rows = scores.argsort()[:256]
+        rows = scores.topk(BATCH).indices
         logits, labels = student.network(self.real[rows]), self.dataset.train.labels[rows]
         student.sgd.zero_grad()
         F.cross_entropy(logits, labels).backward()
@@ -129,8 +131,9 @@ def pool(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images in float64, of which all else follows."""
+    """Images in float64, of which all else follows, and small batches."""
     narrow = Dataset.normalise
+    monkeypatch.setattr("ddfast.distill.queue.BATCH", BATCH)
     monkeypatch.setattr(Dataset, "normalise", lambda self, images: narrow(self, images).double())
 
 
@@ -158,6 +161,9 @@ def test_twenty_sweeps_are_those_of_a_plain_loop(case: str, dataset: Dataset, po
     moved = (state.images - begun).norm()
     assert moved > 0.1
     assert (plain.images.detach() - state.images).norm() <= 1e-10 * moved
+    torch.testing.assert_close(state.momentum, plain.sgd.state[plain.images]["momentum_buffer"], rtol=0, atol=1e-10)
+    learned = torch.stack([parameters_to_vector(student.network.parameters()) for student in plain.queue])
+    torch.testing.assert_close(state.queue.weights, learned.detach(), rtol=0, atol=1e-10)
     assert min(entropies) == 0 < max(entropies), "some networks had learned, and some had not"
     assert len(state.queue) == len(plain.queue) == 3 + 4
 
