@@ -149,7 +149,7 @@ def _difference(runs: Sequence[float], base: Sequence[float]) -> str:
         mean = sum(values) / len(values)
         means.append(mean)
         errors.append(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-    return f"{means[0] - means[1]:+.1f} ± {sum(errors) ** 0.5:.1f}"
+    return f"{round(means[0] - means[1], 1) + 0.0:+.1f} ± {sum(errors) ** 0.5:.1f}"
 
 
 def table(folder: Path) -> Iterator[str]:
@@ -162,7 +162,7 @@ def table(folder: Path) -> Iterator[str]:
 
 def conditions(folder: Path) -> str:
     """What all runs have in common, and their pool."""
-    config = next(it for it in results(folder) if it.method != "random").config
+    config = results(folder)[-1].config  # random images come first, and take no real ones
     said = [
         f"{config.data} at IPC {config.ipc}: {config.network} of width {config.width}, {config.precision}",
         f"{config.batch_real} real images of a class and iteration",
