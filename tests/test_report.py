@@ -82,11 +82,24 @@ class TestGrid:
         assert np.array_equal(cells(picture, (16, left), 64, 3, 20), first % 250)
         assert picture[16 + 3 * 68 :, left:].min() < 160
 
-    def test_shows_50_classes_and_says_so(self, tmp_path: Path) -> None:
-        picture = grid(tmp_path / "images.png", (1, 64, 64), 200, 1)
+    def test_shows_1000_images_and_says_so(self, tmp_path: Path) -> None:
+        picture = grid(tmp_path / "images.png", (1, 64, 64), 60, 30)
         left = left_of_images(picture)
-        assert np.array_equal(cells(picture, (16, left), 64, 50, 1)[:, 0], np.arange(50))
-        assert picture[16 + 50 * 68 :, left:].min() < 160
+        assert picture.shape == (16 + 25 * 68 - 4 + 48, 2 * (left + 20 * 68 - 4) + 16, 3)
+        first = np.arange(50)[:, None] * 30 + np.arange(20)
+        for column, part in enumerate(np.split(first % 250, 2)):
+            corner = (16, left + column * (left + 20 * 68 - 4))
+            assert np.array_equal(cells(picture, corner, 64, 25, 20), part)
+        assert picture[16 + 25 * 68 :, left:].min() < 160
+
+    @pytest.mark.parametrize(("classes", "columns"), [(1, 1), (2, 2), (3, 2), (10, 3), (200, 11)])
+    def test_is_no_higher_than_wide(self, tmp_path: Path, classes: int, columns: int) -> None:
+        picture = grid(tmp_path / "images.png", (1, 64, 64), classes, 1)
+        rows = -(-classes // columns)
+        assert picture.shape[0] == rows * 68 - 4 + 32 <= picture.shape[1]
+        names = (picture[:, :, 0] < 250).any(0)
+        assert names[-16:].sum() == 0
+        assert names[-17]
 
     def test_long_names_leave_room_for_the_images(self, tmp_path: Path) -> None:
         save_grid(torch.zeros(1, 3, 8, 8), ["European fire salamander, Salamandra salamandra"], 1, tmp_path / "i.png")

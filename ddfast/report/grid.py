@@ -1,6 +1,7 @@
 """The distilled images as one picture: a row for every class."""
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-MOST_CLASSES = 50
-MOST_IMAGES = 20
+MOST_IMAGES = 20  # of a class
+MOST = 1000  # of all classes
 
 _CELL = 64  # pixels an image should be wide and high
 _GAP = 4
@@ -41,29 +42,36 @@ def save_grid(images: Tensor, classes: Sequence[str], per_class: int, path: Path
 def draw_grid(images: Tensor, classes: Sequence[str], per_class: int) -> "Image":
     """A picture with a row for every class: its name, then its images, enlarged by a whole factor.
 
-    images: (K * per_class, C, H, W) in [0, 1], sorted by class, of one or three channels, on any device. At most the
-    first 20 images of the first 50 classes are shown, and a caption says so. Raises ImportError without Pillow.
+    Rows stand in as many columns as make the picture no higher than wide. images: (K * per_class, C, H, W) in [0, 1],
+    sorted by class, of one or three channels, on any device. At most the first 20 images of a class are shown and at
+    most 1,000 of all, and a caption says so. Raises ImportError without Pillow.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    by_class = images.detach().unflatten(0, (len(classes), per_class))[:MOST_CLASSES, :MOST_IMAGES]
+    each = min(per_class, MOST_IMAGES)
+    shown = min(len(classes), MOST // each)
+    by_class = images.detach().unflatten(0, (len(classes), per_class))[:shown, :each]
     factor = max(1, round(_CELL / max(images.shape[2:])))
-    mosaic = Image.fromarray(_mosaic(by_class, factor).numpy())
     row_height = images.shape[2] * factor + _GAP
 
     name_font, caption_font = ImageFont.load_default(15), ImageFont.load_default(13)
-    names = [_shortened(name, name_font) for name in classes[:MOST_CLASSES]]
+    names = [_shortened(name, name_font) for name in classes[:shown]]
     left = 2 * _MARGIN + int(max(name_font.getlength(name) for name in names))
-    caption = _caption(len(classes), per_class)
-    width = left + max(mosaic.width, int(caption_font.getlength(caption))) + _MARGIN
-    height = mosaic.height + 2 * _MARGIN + (2 * _MARGIN if caption else 0)
+    column_width = left + each * (images.shape[3] * factor + _GAP) - _GAP
+    columns = next(n for n in itertools.count(1) if -(-shown // n) * row_height <= n * column_width or n == shown)
+    rows = -(-shown // columns)
+    caption = _caption(shown, len(classes), per_class)
+    width = max(columns * column_width, left + int(caption_font.getlength(caption))) + _MARGIN
+    height = rows * row_height - _GAP + 2 * _MARGIN + (2 * _MARGIN if caption else 0)
 
     page = Image.new("RGB", (width, height), "white")
-    page.paste(mosaic, (left, _MARGIN))
     draw = ImageDraw.Draw(page)
-    for row, name in enumerate(names):
-        middle = _MARGIN + row * row_height + (row_height - _GAP) // 2
-        draw.text((left - _MARGIN, middle), name, fill=_INK, font=name_font, anchor="rm")
+    for column, part in enumerate(by_class.split(rows)):
+        page.paste(Image.fromarray(_mosaic(part, factor).numpy()), (column * column_width + left, _MARGIN))
+    for number, name in enumerate(names):
+        column, row = divmod(number, rows)
+        place = column * column_width + left - _MARGIN, _MARGIN + row * row_height + (row_height - _GAP) // 2
+        draw.text(place, name, fill=_INK, font=name_font, anchor="rm")
     draw.text((left, height - _MARGIN), caption, fill=_FAINT_INK, font=caption_font, anchor="ls")
     return page
 
@@ -86,11 +94,11 @@ def _shortened(name: str, font: "FreeTypeFont | ImageFont") -> str:
     return name + "..."
 
 
-def _caption(num_classes: int, per_class: int) -> str:
+def _caption(shown: int, num_classes: int, per_class: int) -> str:
     """What the picture leaves out; nothing if it shows everything."""
     left_out = []
-    if num_classes > MOST_CLASSES:
-        left_out.append(f"{MOST_CLASSES} of {num_classes} classes")
+    if shown < num_classes:
+        left_out.append(f"{shown} of {num_classes} classes")
     if per_class > MOST_IMAGES:
         left_out.append(f"{MOST_IMAGES} of {per_class} images a class")
     return f"{' and '.join(left_out)} shown" if left_out else ""
