@@ -290,7 +290,7 @@ def test_processes_count_what_travels(tmp_path):
     for name, row in rows.items():
         assert {key: len(samples) for key, samples in row["seconds"].items()} == {"1": 2, "3": 2}
         assert min(map(min, row["seconds"].values())) > 0
-        queue = 2 * 2 * (2 * 4 * weights + 2 * 8) if name == "IDM" else 0
+        queue = 2 * 2 * (2 * 4 * weights + 2 * 8) + 3 * 2 * 8 if name == "IDM" else 0  # and that all are there
         taught = 2 * 10 * 4 * weights if name == "IDM" else 0
         assert row["bytes"] == {
             "iteration": 3 * 2 * 6 * 8 + queue,
