@@ -47,7 +47,8 @@ class FakeDriver:
 
     def __init__(self, chip: Chip, launchers: bool) -> None:
         self.chip, self.device, self.stream = chip, 0, 0
-        self.compiled: list[str] = []  # names of the kernels that were loaded
+        self.loaded: list[str] = []  # names of the kernels
+        self.last: tuple[Any, ...] = ()  # what the launcher got: grid, stream, function, metadata, hooks, arguments
         self._stub = _libcuda() if launchers else None
         self._count = 0
         self.utils = _Utils(self, nvidia.CudaUtils() if launchers else None)
@@ -60,6 +61,7 @@ class FakeDriver:
     def _launcher(self, source: Any, metadata: Any) -> Callable[..., None]:
         def launched(*arguments: Any) -> None:
             self._count += 1
+            self.last = arguments
 
         return launched
 
@@ -83,8 +85,8 @@ class _Utils:
         self._driver, self._own = driver, own
 
     def load_binary(self, name: str, kernel: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
-        self._driver.compiled.append(name)
-        number = len(self._driver.compiled)
+        self._driver.loaded.append(name)
+        number = len(self._driver.loaded)
         return number, number, 64, 0, 1024  # module, function, registers, spills, threads a block may have
 
     def unload_module(self, module: int) -> None:
@@ -106,17 +108,13 @@ class _Utils:
 @contextmanager
 def fake_gpu(chip: Chip = H100, *, launchers: bool = False) -> Iterator[FakeDriver]:
     """Triton takes this process for one with that chip, and the operators run on it from CPU tensors."""
-    for name in (
-        "augment",
-        "blocks",
-        "complexity",
-        "matching",
-    ):  # a PyTorch without CUDA does not import them by itself
+    for name in ("augment", "blocks", "complexity", "matching"):  # not imported by a PyTorch without CUDA
         importlib.import_module(f"ddfast.operators.triton_{name}")
-    launching = [
-        it for name, it in sys.modules.items() if name.startswith("ddfast.operators") and hasattr(it, "chip_of")
-    ]
+    ours = [module for name, module in sys.modules.items() if name.startswith("ddfast.operators")]
     refusal = backends.refusal
+
+    def chip_of(device: torch.device) -> Chip:
+        return chip
 
     def accepted(backend: str, operator: str, device: torch.device) -> str | None:
         here = backend == "triton" and device.type == "cpu" and operator in backends.implemented["triton"]
@@ -126,8 +124,9 @@ def fake_gpu(chip: Chip = H100, *, launchers: bool = False) -> Iterator[FakeDriv
         driver = FakeDriver(chip, launchers)
         stack.enter_context(mock.patch.object(backends, "refusal", accepted))
         stack.enter_context(mock.patch.dict(backends.PREFERENCE, cpu=("triton", *backends.PREFERENCE["cpu"])))
-        for module in launching:
-            stack.enter_context(mock.patch.object(module, "chip_of", return_value=chip))
+        for module in ours:
+            if hasattr(module, "chip_of"):
+                stack.enter_context(mock.patch.object(module, "chip_of", chip_of))
         stack.enter_context(mock.patch.object(drivers, "_active", driver))
         yield driver
 

@@ -6,12 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddfast.operators.first_order import signed
+from ddfast.operators.first_order import applied
 from ddfast.operators.library import overload
 from ddfast.operators.schemas import TABLE
 
 
-@signed
 class Augment(torch.autograd.Function):
     """An affine map, or the transpose of its linear part: each is the other's derivative, so there are all orders."""
 
@@ -31,9 +30,9 @@ class Augment(torch.autograd.Function):
             return (None,) * 4
         (table,) = ctx.saved_tensors
         linear = F.pad(table[:, : TABLE - 1], (0, 1)) if ctx.transpose else table  # without the offsets
-        return Augment.apply(grad, linear, not ctx.transpose, ctx.backend), None, None, None
+        return applied(Augment, grad, linear, not ctx.transpose, ctx.backend), None, None, None
 
 
 def augment(images: Tensor, table: Tensor, *, backend: str | None = None) -> Tensor:
     """The images (G, n, C, H, W), each group by its row of `table` (G, TABLE): see `schemas`."""
-    return Augment.apply(images, table, False, backend)
+    return applied(Augment, images, table, False, backend)

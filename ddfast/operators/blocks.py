@@ -7,14 +7,13 @@ from torch import Tensor
 
 from ddfast.checks import floats, same
 from ddfast.operators.block_schemas import layout
-from ddfast.operators.first_order import BLOCKS, first_order, signed
+from ddfast.operators.first_order import BLOCKS, applied, first_order
 from ddfast.operators.library import overload
 from ddfast.operators.schemas import accumulator
 
 MOST_IMAGE_CHANNELS = 4  # of conv_block
 
 
-@signed
 class NormBlock(torch.autograd.Function):
     """The gradient flows to `x`, `weight`, `bias` and `residual`, once."""
 
@@ -58,7 +57,6 @@ class NormBlock(torch.autograd.Function):
         return x_grad, weight_grad, bias_grad, residual_grad, None, None, None, None
 
 
-@signed
 class ConvBlock(torch.autograd.Function):
     """The gradient flows to `images` alone, once."""
 
@@ -131,7 +129,7 @@ def norm_block(
             raise ValueError(f"residual must have the shape of x, {tuple(x.shape)}, got {tuple(residual.shape)}")
         residual = residual.contiguous(memory_format=layout(x))
     needs_grad = _needs_grad(x, weight, bias, residual)
-    out, *_ = NormBlock.apply(x, weight, bias, residual, eps, (relu, pool), needs_grad, backend)
+    out, *_ = applied(NormBlock, x, weight, bias, residual, eps, (relu, pool), needs_grad, backend)
     return out
 
 
@@ -175,7 +173,7 @@ def conv_block(
     if _needs_grad(kernel, weight, bias):
         raise ValueError("kernel, weight and bias must not require a gradient, got one that does")
     needs_grad = _needs_grad(images)
-    out, *_ = ConvBlock.apply(_dense(images), kernel.contiguous(), weight, bias, padding, eps, needs_grad, backend)
+    out, *_ = applied(ConvBlock, _dense(images), kernel.contiguous(), weight, bias, padding, eps, needs_grad, backend)
     return out
 
 

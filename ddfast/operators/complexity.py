@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast.operators.first_order import first_order, signed
+from ddfast.operators.first_order import applied, first_order
 from ddfast.operators.library import overload
 from ddfast.segments import ClassSegments
 
 
-@signed
 class ClassComplexity(torch.autograd.Function):
     """The loss and its terms; the gradient flows to `features`, once."""
 
@@ -57,5 +56,5 @@ def class_complexity(
     """The weighted loss, () or (K,), and its unweighted terms (2,)."""
     weights = (centralization_weight, cmi_weight, alpha, beta, reduction)
     needs_grad = features.requires_grad and torch.is_grad_enabled()
-    loss, terms, *_ = ClassComplexity.apply(features, segments, weights, needs_grad, backend)
+    loss, terms, *_ = applied(ClassComplexity, features, segments, weights, needs_grad, backend)
     return loss, terms

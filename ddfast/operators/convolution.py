@@ -7,11 +7,10 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from ddfast.operators.backends import refusal
-from ddfast.operators.first_order import BLOCKS, first_order, signed
+from ddfast.operators.first_order import BLOCKS, applied, first_order
 from ddfast.operators.library import overload
 
 
-@signed
 class Conv3x3(torch.autograd.Function):
     """The gradient flows to `x`, `kernel` and `bias`, once."""
 
@@ -61,7 +60,7 @@ def conv3x3(x: Tensor, kernel: Tensor, bias: Tensor | None, *, backend: str | No
         ValueError: if `backend` is unknown; NotImplementedError: if it cannot run here.
     """
     x, kernel = (it.contiguous(memory_format=torch.channels_last) for it in (x, kernel))
-    return Conv3x3.apply(x, kernel, bias, backend)
+    return applied(Conv3x3, x, kernel, bias, backend)
 
 
 def pays(x: Tensor, kernel: Tensor) -> bool:

@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast.operators.first_order import first_order, signed
+from ddfast.operators.first_order import applied, first_order
 from ddfast.operators.library import overload
 from ddfast.segments import ClassSegments
 
 
-@signed
 class MomentMatching(torch.autograd.Function):
     """The loss and its terms; the gradient flows to `syn` alone, once."""
 
@@ -62,5 +61,5 @@ def moment_matching(
     """The weighted loss () and its unweighted terms (2,); `real` is that operator's description of the real side."""
     needs_grad = syn.requires_grad and torch.is_grad_enabled()
     options = (mean_weight, covariance_weight, tf32, needs_grad)
-    loss, terms, *_ = MomentMatching.apply(operator, real, syn, segments, options, backend)
+    loss, terms, *_ = applied(MomentMatching, operator, real, syn, segments, options, backend)
     return loss, terms

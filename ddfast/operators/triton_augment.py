@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ddfast.kernels.augment import augment_kernel
 from ddfast.kernels.tiling import power_of_two
-from ddfast.operators.launch import on_device
+from ddfast.operators.launch import Launch, Spec, on_device, planned, spec
 from ddfast.operators.library import implement
 
 DTYPES = (torch.float32, torch.float64)
@@ -24,18 +24,25 @@ def augment_backward(grad: Tensor, table: Tensor) -> Tensor:
 
 
 def _launch(images: Tensor, table: Tensor, transpose: bool) -> Tensor:
-    groups, per_group, channels, height, width = images.shape
     out = torch.empty(images.shape, dtype=images.dtype, device=images.device)
     if images.numel():
-        pixels = min(power_of_two(height * width), PIXELS)
-        augment_kernel[groups * per_group, -(-height * width // pixels)](
-            *(images, table, out, per_group, channels, height, width, *images.stride()),
-            TRANSPOSE=transpose,
-            CHANNELS=min(power_of_two(channels), CHANNELS),
-            PIXELS=pixels,
-            num_warps=4,
-        )
+        _plan(spec(images), transpose)(images, table, out)
     return out
+
+
+@planned
+def _plan(images: Spec, transpose: bool) -> Launch:
+    groups, per_group, channels, height, width = images.shape
+    pixels = min(power_of_two(height * width), PIXELS)
+    return Launch(
+        augment_kernel,
+        (groups * per_group, -(-height * width // pixels)),
+        (per_group, channels, height, width, *images.stride),
+        TRANSPOSE=transpose,
+        CHANNELS=min(power_of_two(channels), CHANNELS),
+        PIXELS=pixels,
+        num_warps=4,
+    )
 
 
 for _operator in (augment, augment_backward):
