@@ -24,7 +24,7 @@ from benchmarks.clock import HostClock
 from benchmarks.workloads import WORKLOADS
 from ddfast import ClassMoments
 from ddfast.kernels import tables, tiling
-from ddfast.kernels.matching import sum_kernel
+from ddfast.kernels.matching import total_squares
 from ddfast.kernels.moments import round_to_tf32, triangle
 
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.operators("moment_matching", "moment_matching_backward")]
