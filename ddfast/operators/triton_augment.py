@@ -10,7 +10,7 @@ from ddfast.operators.library import implement
 
 DTYPES = (torch.float32, torch.float64)
 PIXELS = 512  # of a program: enough for its memory accesses to overlap, few enough for ten classes to fill a chip
-CHANNELS = 4
+MANY = 1024  # images that fill a chip with one program each
 
 
 @on_device
@@ -28,10 +28,11 @@ def _launch(images: Tensor, table: Tensor, transpose: bool) -> Tensor:
     out = torch.empty(images.shape, dtype=images.dtype, device=images.device)
     if images.numel():
         pixels = min(power_of_two(height * width), PIXELS)
-        augment_kernel[groups * per_group, -(-height * width // pixels)](
-            *(images, table, out, per_group, channels, height, width, *images.stride()),
+        programs = -(-height * width // pixels)
+        sharers = 1 if groups * per_group >= MANY else programs
+        augment_kernel[groups * per_group, programs](
+            *(images, table, out, per_group, sharers, channels, height, width, *images.stride()),
             TRANSPOSE=transpose,
-            CHANNELS=min(power_of_two(channels), CHANNELS),
             PIXELS=pixels,
             num_warps=4,
         )
