@@ -8,7 +8,8 @@ Row g of the table says what happens to the images of group g: an operation, fou
     MIRROR  x with left and right exchanged
     SAMPLE  x bilinearly at M·(column, row) about the centre, 0 outside        M by rows, in pixels
 
-A program makes PIXELS pixels of one image in all channels, CHANNELS at a time, and takes one way through the kernel.
+A program makes PIXELS pixels of one image, one channel after the other, and takes one way through the kernel: the
+addresses and values of all channels at once are more than the registers of a thread hold.
 The transpose of a sample is gathered too: the pixels that sampled a pixel are found by the inverse of M, and what they
 hold is added up in a fixed order. Positions are float64, of which there is one for all channels.
 """
@@ -18,14 +19,19 @@ import triton.language as tl
 
 COLOR, SHIFT, CUT, MIRROR, SAMPLE = (tl.constexpr(code) for code in range(5))
 TABLE = tl.constexpr(6)
+TOGETHER = tl.constexpr(4)  # channels that share the weights of a transposed sample
 
 
 @triton.jit
-def cells_of(rows, columns, channels, strides):
-    """(CHANNELS, PIXELS)"""
-    return (
-        channels[:, None] * strides[0] + (rows.to(tl.int64) * strides[1] + columns.to(tl.int64) * strides[2])[None, :]
-    )
+def cells_of(rows, columns, strides):
+    """Where pixels lie in a channel, in int64 for the sake of the strides: (PIXELS,)."""
+    return rows.to(tl.int64) * strides[1] + columns.to(tl.int64) * strides[2]
+
+
+@triton.jit
+def channel_of(image, channel, strides):
+    """The address of a channel of an image."""
+    return image + tl.full((), channel, tl.int64) * strides[0]
 
 
 @triton.jit
@@ -34,66 +40,55 @@ def inside_of(rows, columns, height, width):
 
 
 @triton.jit
-def channels_of(begin, channels, CHANNELS: tl.constexpr):
-    """The next channels, as int64 for the sake of their stride, and which of them exist."""
-    c = begin + tl.arange(0, CHANNELS)
-    return c.to(tl.int64), c < channels
-
-
-@triton.jit
 def parameters_of(table):
     return tl.load(table + 1), tl.load(table + 2), tl.load(table + 3), tl.load(table + 4)
 
 
 @triton.jit
-def mean_of(image, strides, channels, height, width, dtype: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    """The mean of the whole image, by every program alike."""
-    total = tl.zeros((CHANNELS, PIXELS), dtype)
+def mean_of(image, strides, channels, height, width, PIXELS: tl.constexpr):
+    """The mean of the whole image, which all of its programs calculate alike."""
+    total = tl.zeros((PIXELS,), image.dtype.element_ty)
     for begin in range(0, height * width, PIXELS):
         p = begin + tl.arange(0, PIXELS)
-        for first in range(0, channels, CHANNELS):
-            c, exist = channels_of(first, channels, CHANNELS)
-            mask = exist[:, None] & (p < height * width)[None, :]
-            total += tl.load(image + cells_of(p // width, p % width, c, strides), mask=mask, other=0)
+        cells = cells_of(p // width, p % width, strides)
+        for channel in range(channels):
+            total += tl.load(channel_of(image, channel, strides) + cells, mask=p < height * width, other=0)
     return tl.sum(total) / (channels * height * width)
 
 
 @triton.jit
 def recolored(
-    image, out, strides, out_strides, table, i, j, channels, height, width,
-    TRANSPOSE: tl.constexpr, CHANNELS: tl.constexpr,
+    image, out, strides, out_strides, table, sharers, channels, height, width,
+    TRANSPOSE: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    PIXELS: tl.constexpr = i.shape[0]
+    """The first `sharers` programs of the image make all of its pixels: each of them reads the whole for its mean."""
     dtype: tl.constexpr = image.dtype.element_ty
     gain, pixel, whole, _ = parameters_of(table)
-    mean = mean_of(image, strides, channels, height, width, dtype, CHANNELS, PIXELS)
-    shift = whole.to(dtype) * mean
+    shift = whole.to(dtype) * mean_of(image, strides, channels, height, width, PIXELS)
     if not TRANSPOSE:
         shift += tl.load(table + 5).to(dtype)
-    here = inside_of(i, j, height, width)
-    total = tl.zeros((PIXELS,), dtype)
-    for first in range(0, channels, CHANNELS):
-        c, exist = channels_of(first, channels, CHANNELS)
-        mask = exist[:, None] & here[None, :]
-        total += tl.sum(tl.load(image + cells_of(i, j, c, strides), mask=mask, other=0), 0)
-    shift += pixel.to(dtype) * (total / channels)
-    for first in range(0, channels, CHANNELS):
-        c, exist = channels_of(first, channels, CHANNELS)
-        mask = exist[:, None] & here[None, :]
-        x = tl.load(image + cells_of(i, j, c, strides), mask=mask, other=0)
-        tl.store(out + cells_of(i, j, c, out_strides), gain.to(dtype) * x + shift[None, :], mask=mask)
+    for begin in range(tl.program_id(1) * PIXELS, height * width, sharers * PIXELS):
+        p = begin + tl.arange(0, PIXELS)
+        here = p < height * width
+        cells, to = cells_of(p // width, p % width, strides), cells_of(p // width, p % width, out_strides)
+        total = tl.zeros((PIXELS,), dtype)
+        for channel in range(channels):
+            total += tl.load(channel_of(image, channel, strides) + cells, mask=here, other=0)
+        added = shift + pixel.to(dtype) * (total / channels)
+        for channel in range(channels):
+            x = tl.load(channel_of(image, channel, strides) + cells, mask=here, other=0)
+            tl.store(channel_of(out, channel, out_strides) + to, gain.to(dtype) * x + added, mask=here)
 
 
 @triton.jit
 def moved(
-    image, out, strides, out_strides, table, operation, i, j, channels, height, width,
-    TRANSPOSE: tl.constexpr, CHANNELS: tl.constexpr,
+    image, out, strides, out_strides, table, operation, i, j, channels, height, width, TRANSPOSE: tl.constexpr
 ):  # fmt: skip
     """Every pixel is another one, or 0."""
     a, b, c, d = parameters_of(table)
     rows, columns = i, j
-    wanted = inside_of(i, j, height, width)
-    here = wanted
+    here = inside_of(i, j, height, width)
+    wanted = here
     if operation == SHIFT:
         down, right = a.to(tl.int32), b.to(tl.int32)
         rows = i - down if TRANSPOSE else i + down
@@ -103,18 +98,14 @@ def moved(
         wanted = (i < a) | (i >= b) | (j < c) | (j >= d)
     else:
         columns = width - 1 - j
-    for first in range(0, channels, CHANNELS):
-        channel, exist = channels_of(first, channels, CHANNELS)
-        mask = exist[:, None] & here[None, :]
-        x = tl.load(image + cells_of(rows, columns, channel, strides), mask=mask & wanted[None, :], other=0)
-        tl.store(out + cells_of(i, j, channel, out_strides), x, mask=mask)
+    cells = cells_of(rows, columns, strides)
+    for channel in range(channels):
+        x = tl.load(channel_of(image, channel, strides) + cells, mask=here & wanted, other=0)
+        tl.store(channel_of(out, channel, out_strides) + cells_of(i, j, out_strides), x, mask=here)
 
 
 @triton.jit
-def sampled(
-    image, out, strides, out_strides, table, i, j, channels, height, width, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    PIXELS: tl.constexpr = i.shape[0]
+def sampled(image, out, strides, out_strides, table, i, j, channels, height, width):
     dtype: tl.constexpr = image.dtype.element_ty
     a, b, c, d = parameters_of(table)
     middle, centre = (width - 1) / 2, (height - 1) / 2
@@ -122,24 +113,20 @@ def sampled(
     y = c * (j - middle) + d * (i - centre) + centre
     left, upper = tl.floor(x), tl.floor(y)
     here = inside_of(i, j, height, width)
-    for first in range(0, channels, CHANNELS):
-        channel, exist = channels_of(first, channels, CHANNELS)
-        total = tl.zeros((CHANNELS, PIXELS), dtype)
+    for channel in range(channels):
+        total = tl.zeros(i.shape, dtype)
         for corner in tl.static_range(4):
             column, row = left + corner % 2, upper + corner // 2
             weight = (1 - tl.abs(x - column)) * (1 - tl.abs(y - row))
-            mask = exist[:, None] & (here & inside_of(row, column, height, width))[None, :]
-            cells = cells_of(row.to(tl.int32), column.to(tl.int32), channel, strides)
-            total += weight.to(dtype)[None, :] * tl.load(image + cells, mask=mask, other=0)
-        tl.store(out + cells_of(i, j, channel, out_strides), total, mask=exist[:, None] & here[None, :])
+            mask = here & inside_of(row, column, height, width)
+            cells = cells_of(row.to(tl.int32), column.to(tl.int32), strides)
+            total += weight.to(dtype) * tl.load(channel_of(image, channel, strides) + cells, mask=mask, other=0)
+        tl.store(channel_of(out, channel, out_strides) + cells_of(i, j, out_strides), total, mask=here)
 
 
 @triton.jit
-def spread(
-    grad, out, strides, out_strides, table, i, j, channels, height, width, CHANNELS: tl.constexpr,
-):  # fmt: skip
+def spread(grad, out, strides, out_strides, table, i, j, channels, height, width):
     """What each pixel gave to the samples less than a pixel away from it: they lie in a small box about M⁻¹."""
-    PIXELS: tl.constexpr = i.shape[0]
     dtype: tl.constexpr = grad.dtype.element_ty
     a, b, c, d = parameters_of(table)
     middle, centre = (width - 1) / 2, (height - 1) / 2
@@ -151,26 +138,28 @@ def spread(
     uppermost = (tl.floor((a * y - c * x) / determinant + centre - reach_y) + 1).to(tl.int32)
     across, along = tl.floor(2 * reach_x).to(tl.int32) + 1, tl.floor(2 * reach_y).to(tl.int32) + 1
     here = inside_of(i, j, height, width)
-    for first in range(0, channels, CHANNELS):
-        channel, exist = channels_of(first, channels, CHANNELS)
-        total = tl.zeros((CHANNELS, PIXELS), dtype)
+    for first in range(0, channels, TOGETHER):
+        channel = first + tl.arange(0, TOGETHER)[:, None].to(tl.int64)
+        total = tl.zeros((TOGETHER, i.shape[0]), dtype)
         for step in range(across * along):
             row, column = uppermost + step // across, leftmost + step % across
             far_x = tl.abs(a * (column - middle) + b * (row - centre) - x)
             far_y = tl.abs(c * (column - middle) + d * (row - centre) - y)
             near = here & inside_of(row, column, height, width) & (far_x < 1) & (far_y < 1)
             weight = tl.where(near, (1 - far_x) * (1 - far_y), 0).to(dtype)
-            mask = exist[:, None] & near[None, :]
-            total += weight[None, :] * tl.load(grad + cells_of(row, column, channel, strides), mask=mask, other=0)
-        tl.store(out + cells_of(i, j, channel, out_strides), total, mask=exist[:, None] & here[None, :])
+            cells = channel * strides[0] + cells_of(row, column, strides)[None, :]
+            total += weight[None, :] * tl.load(grad + cells, mask=(channel < channels) & near[None, :], other=0)
+        cells = channel * out_strides[0] + cells_of(i, j, out_strides)[None, :]
+        tl.store(out + cells, total, mask=(channel < channels) & here[None, :])
 
 
-@triton.jit(do_not_specialize=["per_group"])
+@triton.jit(do_not_specialize=["per_group", "sharers"])
 def augment_kernel(
     images,  # (G, n, C, H, W)
     table,  # (G, TABLE) float64
     out,  # (G, n, C, H, W), contiguous
     per_group,  # n
+    sharers,  # programs of an image that recolor it
     channels,
     height,
     width,
@@ -180,7 +169,6 @@ def augment_kernel(
     row_stride,
     column_stride,
     TRANSPOSE: tl.constexpr,
-    CHANNELS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
     number = tl.program_id(0).to(tl.int64)
@@ -195,11 +183,12 @@ def augment_kernel(
 
     operation = tl.load(table).to(tl.int32)
     if operation == COLOR:
-        recolored(image, out, strides, out_strides, table, i, j, channels, height, width, TRANSPOSE, CHANNELS)
+        if tl.program_id(1) < sharers:
+            recolored(image, out, strides, out_strides, table, sharers, channels, height, width, TRANSPOSE, PIXELS)
     elif operation == SAMPLE:
         if TRANSPOSE:
-            spread(image, out, strides, out_strides, table, i, j, channels, height, width, CHANNELS)
+            spread(image, out, strides, out_strides, table, i, j, channels, height, width)
         else:
-            sampled(image, out, strides, out_strides, table, i, j, channels, height, width, CHANNELS)
+            sampled(image, out, strides, out_strides, table, i, j, channels, height, width)
     else:
-        moved(image, out, strides, out_strides, table, operation, i, j, channels, height, width, TRANSPOSE, CHANNELS)
+        moved(image, out, strides, out_strides, table, operation, i, j, channels, height, width, TRANSPOSE)

@@ -9,7 +9,7 @@ rounding took off c. The term through Q cancels.
 import triton
 import triton.language as tl
 
-from .complexity_rows import SIZES, cells_of, classes_of, columns_of, divergence, pull, rows_of, softmax
+from .complexity_rows import SIZES, cells_of, classes_of, columns_of, divergence, pull, rows_of, scale_of, softmax
 
 
 @triton.jit(do_not_specialize=[*SIZES, "grad_stride"])
@@ -70,7 +70,8 @@ def row_gradient(
                 offset = pull(tl.sum(offset * offset, 2), alpha, beta)[:, :, None] * offset
             total += 2 * centralization_weight * (offset - mean_pull[:, None, :])
         if INFORM:
-            p = softmax(z, member, inside)
+            top, scale = scale_of(z, member, inside)
+            p = softmax(z, top, scale, inside)
             summands = divergence(p, log_of_q)
             total += cmi_weight * (summands - p * tl.sum(summands, 2)[:, :, None])
         total *= upstream[:, None, None]

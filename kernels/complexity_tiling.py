@@ -30,9 +30,3 @@ def class_cut(num_classes: int, largest: int, width: int, float64: bool, chip: C
     warps = min(max(classes * rows * columns * (1 + float64) // 256, 1), 8 if rows > 1 else 16)
     options = {"CLASSES": classes, "ROWS": rows, "WIDTH": columns, "FULL": columns == width, "num_warps": warps}
     return Cut((-(-num_classes // classes), splits), options)
-
-
-def totals_options(splits: int) -> dict[str, int]:
-    """1,024 parts at a time."""
-    padded = power_of_two(splits)
-    return {"CLASSES": 1024 // padded, "SPLITS": padded, "num_warps": 4}

@@ -21,11 +21,12 @@ def test_its_table_is_the_operators():
 
 
 @on_triton
-@pytest.mark.parametrize(("pixels", "channels"), [(8, 1), (16, 2), (64, 4)])
+@pytest.mark.parametrize("pixels", [8, 16, 64])
+@pytest.mark.parametrize("many", [1, 1024], ids=["one recolors", "all recolor"])
 @pytest.mark.parametrize("size", [(3, 5, 9), (6, 4, 4)], ids=str)
-def test_any_number_of_programs_and_parts_of_the_channels(monkeypatch, pixels, channels, size):
+def test_any_number_of_programs_and_channels_of_an_image(monkeypatch, pixels, many, size):
     monkeypatch.setattr(triton_augment, "PIXELS", pixels)
-    monkeypatch.setattr(triton_augment, "CHANNELS", channels)
+    monkeypatch.setattr(triton_augment, "MANY", many)
     rows = [
         (schemas.COLOR, 0.8, 0.3, -0.2, 0, 0.4),
         (schemas.SHIFT, -1, 2, 0, 0, 0),
@@ -48,9 +49,10 @@ def test_any_number_of_programs_and_parts_of_the_channels(monkeypatch, pixels, c
 @triton.jit
 def addresses(out, row_stride, column_stride, channel_stride, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
     p = tl.arange(0, PIXELS)
-    c, _ = kernel.channels_of(0, CHANNELS, CHANNELS)
-    cells = kernel.cells_of(p // 4, p % 4, c, (channel_stride, row_stride, column_stride))
-    tl.store(out + tl.arange(0, CHANNELS)[:, None] * PIXELS + p[None, :], cells)
+    strides = (channel_stride, row_stride, column_stride)
+    for channel in range(CHANNELS):
+        cells = kernel.cells_of(p // 4, p % 4, strides) + kernel.channel_of(0, channel, strides)
+        tl.store(out + channel * PIXELS + p, cells)
 
 
 @on_triton

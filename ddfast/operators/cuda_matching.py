@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ddfast.operators.library import implement, internal
 from ddfast.operators.schemas import MATCHED
-from ddfast.operators.triton_matching import Partials, matching_by, moment_matching_backward
+from ddfast.operators.triton_matching import Partials, Terms, matching_by, moment_matching_backward
 
 internal(
     "match_partials(Tensor? real, Tensor? real_offsets, Tensor? real_index, SymInt real_largest,"
@@ -16,18 +16,12 @@ internal(
 
 
 def _match(
-    partials: Partials,
-    moments: tuple[Tensor, ...] | None,
-    mean_weight: float,
-    covariance_weight: float,
-    needs_grad: bool,
+    partials: Partials, moments: tuple[Tensor, ...] | None, terms: Terms, weights: tuple[float, float]
 ) -> tuple[Tensor, ...]:
-    real, syn = partials.real, partials.syn
-    side = (real.features, real.offsets, real.index, real.largest) if real else (None, None, None, 0)
+    plan, real, syn, sums, products, ticket = partials
     return torch.ops.ddfast.match_partials(
-        *side, *(moments or (None, None, None)), syn.features, syn.offsets, syn.index, syn.largest,
-        partials.sums, partials.products, partials.ticket, real.splits if real else 0, syn.splits,
-        mean_weight, covariance_weight, needs_grad,
+        *(real or (None, None, None, 0)), *(moments or (None, None, None)), *syn,
+        sums, products, ticket, plan.real_splits, plan.splits, *weights, terms.state,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from ddfast.operators.library import implement
 
 DTYPES = (torch.float32, torch.float64)
 PIXELS = 512  # of a program: enough for its memory accesses to overlap, few enough for ten classes to fill a chip
-CHANNELS = 4
+MANY = 1024  # images that fill a chip with one program each
 
 
 @on_device
@@ -34,12 +34,13 @@ def _launch(images: Tensor, table: Tensor, transpose: bool) -> Tensor:
 def _plan(images: Spec, transpose: bool) -> Launch:
     groups, per_group, channels, height, width = images.shape
     pixels = min(power_of_two(height * width), PIXELS)
+    programs = -(-height * width // pixels)
+    sharers = 1 if groups * per_group >= MANY else programs
     return Launch(
         augment_kernel,
-        (groups * per_group, -(-height * width // pixels)),
-        (per_group, channels, height, width, *images.stride),
+        (groups * per_group, programs),
+        (per_group, sharers, channels, height, width, *images.stride),
         TRANSPOSE=transpose,
-        CHANNELS=min(power_of_two(channels), CHANNELS),
         PIXELS=pixels,
         num_warps=4,
     )

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ddfast.kernels.complexity import class_sums, class_terms, totals
 from ddfast.kernels.complexity_backward import row_gradient
-from ddfast.kernels.complexity_tiling import Cut, class_cut, totals_options
+from ddfast.kernels.complexity_tiling import Cut, class_cut
 from ddfast.operators.launch import chip_of, on_device
 from ddfast.operators.library import implement
 from ddfast.operators.schemas import accumulator, row_share
@@ -44,31 +44,28 @@ def class_complexity(
     loss = empty(num_classes) if reduction == "none" else empty()
     terms, parts = empty(2), empty(num_classes, splits, 2)
     centers, drift, log_q = state(center), state(center), state(inform)
-    sums = masses = pulls = None
+    scales = empty(len(features), 2) if inform else None
+    sums = masses = pulls = tickets = None
     rows = (features, offsets, index)
     sizes = (largest, width, num_classes, splits, *features.stride())
+    weights = (centralization_weight, cmi_weight, row_share(reduction, features))
     wanted = {"CENTER": center, "INFORM": inform}
     if splits > 1:
         sums, masses = (empty(*(num_classes, splits, width) if it else (0,)) for it in (center, inform))
         pulls = empty(num_classes, splits, width) if center and needs_grad and alpha is not None else None
-        class_sums[cut.grid](*rows, sums, masses, *sizes, **wanted, **cut.options)
+        tickets = features.new_empty(cut.grid[0] + 1, dtype=torch.int32)
+        class_sums[cut.grid](*rows, sums, masses, scales, tickets, *sizes, **wanted, **cut.options)
     class_terms[cut.grid](
-        *(*rows, sums, masses, parts, pulls, centers, drift, log_q, *sizes, alpha or 0.0, beta),
+        *(*rows, sums, masses, scales, parts, pulls, centers, drift, log_q, loss, terms, tickets),
+        *(*sizes, *weights, alpha or 0.0, beta),
         EXPONENTIAL=alpha is not None,
         KEEP=needs_grad,
+        PER_CLASS=reduction == "none",
         **wanted,
         **cut.options,
     )
-    weights = (centralization_weight, cmi_weight, row_share(reduction, features))
-    totals[1,](
-        *(parts, loss, terms, num_classes, splits, *weights),
-        PER_CLASS=reduction == "none",
-        **wanted,
-        **totals_options(splits),
-    )
-    if pulls is not None:
-        counts = largest if offsets is None else offsets.diff().clamp(min=1)[:, None]
-        torch.div(pulls.sum(1), counts, out=drift)
+    if splits == 1:
+        totals[1,](parts, loss, terms, num_classes, *weights, PER_CLASS=reduction == "none", **wanted, num_warps=4)
     return loss, terms, centers, drift, log_q
 
 
