@@ -1,5 +1,9 @@
 """What the kernels of the blocks share: a tile, CHANNELS x PIXELS of one image's map, which is read or convolved.
 
+A convolution is added up tap by tap (TERMS = 0), or it is one tensor-core product of the kernel (CHANNELS, TERMS) and
+the patches (TERMS, PIXELS), where TERMS is 9·inputs, padded with zeros to a power of two. PRECISION is of its factors:
+"half", the 16-bit values as they are; "tf32"; or "float32", which multiplies the tf32 halves of both factors.
+
 The PIXELS are ROWS x WIDTH of the map. Where they are pooled, the upper rows of all windows come before the lower ones:
 so far apart, the two are in registers of one thread, and their sum needs no other. Tensors are dense, in either memory
 format: LAST says whether it is channels_last.
@@ -8,16 +12,9 @@ format: LAST says whether it is channels_last.
 import triton
 import triton.language as tl
 
-SIZES = [
-    "height",
-    "width",
-    "inputs",
-    "image_height",
-    "image_width",
-    "padding",
-    "tiles",
-    "splits",
-]  # no kernel for each value
+from .moments import round_to_tf32
+
+SIZES = ["inputs", "padding", "tiles", "splits"]  # no kernel for each value; of the others 16 is a known divisor
 
 
 @triton.jit
@@ -120,22 +117,103 @@ def convolved(
 
 
 @triton.jit
+def factors_of(
+    images, taps, n, c, channels, inputs, image_height, image_width,
+    LAST: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """What a map is convolved by: the kernel (CHANNELS, TERMS) and a pivot (TERMS,), the first pixel of each input.
+
+    Without a product it is `taps`. Patches of float32 are taken about the pivot, since a tensor core's error is
+    relative to the sum and not to its spread; the map then lacks a constant of each channel, which the norm takes off.
+    """
+    if TERMS:
+        k = tl.arange(0, TERMS)
+        used = k < 9 * inputs
+        at = c[:, None] * (9 * inputs) + k[None, :]
+        matrix = tl.load(taps + at, mask=(c < channels)[:, None] & used[None, :], other=0)
+        pivot = tl.zeros((TERMS,), tl.float32)
+        if PRECISION == "float32":
+            size = image_height * image_width
+            first = n * inputs * size + k // 9 * (1 if LAST else size)
+            pivot = tl.load(images + first, mask=used, other=0).to(tl.float32)
+        if PRECISION != "half":
+            matrix = matrix.to(tl.float32)
+        return matrix, pivot
+    else:  # noqa: RET505
+        return taps, taps
+
+
+@triton.jit
+def lacking(matrix, pivot, c, PRECISION: tl.constexpr):
+    """The constant of each channel (CHANNELS,) that the pivot takes off the map."""
+    if PRECISION == "float32":
+        return tl.sum(matrix * pivot[None, :], 1)
+    else:  # noqa: RET505
+        return tl.zeros(c.shape, tl.float32)
+
+
+@triton.jit
+def patches_of(
+    images, pivot, n, row, column, inputs, image_height, image_width, padding,
+    LAST: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The 3x3 patches (TERMS, PIXELS) of zero-padded images, less the pivot."""
+    k = tl.arange(0, TERMS)
+    channel, down, right = k // 9, k % 9 // 3 - padding, k % 3 - padding
+    y = (row[None, :] + down[:, None]).to(tl.uint32, bitcast=True)  # what is negative becomes too large
+    x = (column[None, :] + right[:, None]).to(tl.uint32, bitcast=True)
+    seen = (k < 9 * inputs)[:, None] & (y < image_height) & (x < image_width)
+    if LAST:
+        at = ((down * image_width + right) * inputs + channel)[:, None]
+        at += (row * image_width + column)[None, :] * inputs
+    else:
+        at = (channel * image_height * image_width + down * image_width + right)[:, None]
+        at += (row * image_width + column)[None, :]
+    value = tl.load(images + n * inputs * image_height * image_width + at, mask=seen, other=0)
+    if PRECISION != "half":
+        value = value.to(tl.float32)
+    if PRECISION == "float32":
+        value -= pivot[:, None]
+    return value
+
+
+@triton.jit
+def multiplied(left, right, PRECISION: tl.constexpr):
+    """left·right. Small products come first: what a tensor core adds up, it truncates by the size of the sum."""
+    if PRECISION == "half":
+        return tl.dot(left, right)
+    elif PRECISION == "tf32":  # noqa: RET505
+        return tl.dot(round_to_tf32(left), round_to_tf32(right), input_precision="tf32")
+    else:
+        large, other = round_to_tf32(left), round_to_tf32(right)
+        total = tl.dot(round_to_tf32(left - large), other, input_precision="tf32")
+        total = tl.dot(large, round_to_tf32(right - other), total, input_precision="tf32")
+        return tl.dot(large, other, total, input_precision="tf32")
+
+
+@triton.jit
 def tile_of(
-    source, taps, n, c, tile, shape,
+    source, factors, n, c, tile, shape,
     DTYPE: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr, FULL: tl.constexpr,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    TERMS: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """A tile of the map: rows, columns, which elements exist, and their values, 0 for others.
 
-    They are read from `source` or, with taps, convolved from the images there.
+    They are read from `source` or, with `factors`, convolved from the images there.
     """
     channels, height, width, inputs, image_height, image_width, padding = shape
+    taps, pivot = factors
     row, column = pixels_of(tile, width, POOL, ROWS, WIDTH)
     inside = inside_of(c, row, column, channels, height, width, FULL)
-    if taps is None:
+    if TERMS:
+        patches = patches_of(
+            source, pivot, n, row, column, inputs, image_height, image_width, padding, LAST, TERMS, PRECISION
+        )
+        return row, column, inside, tl.where(inside, multiplied(taps, patches, PRECISION), 0)
+    elif taps is None:  # noqa: RET505
         cells = cells_of(n, c, row, column, channels, height, width, LAST)
         return row, column, inside, tl.load(source + cells, mask=inside, other=0).to(DTYPE)
-    else:  # noqa: RET505
+    else:
         x = convolved(
             source, taps, n, c, row, column, channels, inputs, image_height, image_width, padding, DTYPE, LAST
         )

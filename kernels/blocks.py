@@ -13,7 +13,9 @@ from .block_tiles import (
     affine_of,
     cells_of,
     extent_of,
+    factors_of,
     inside_of,
+    lacking,
     pixels_in,
     place_of,
     tile_of,
@@ -66,7 +68,7 @@ def write_tile(
 @triton.jit(do_not_specialize=SIZES)
 def block_forward(
     source,  # the map (N, channels, height, width) or, with taps, images (N, inputs, image_height, image_width)
-    taps,  # (inputs, 3, 3, channels), or None
+    taps,  # (inputs, 3, 3, channels) or, where TERMS, (channels, inputs, 3, 3); or None
     weight,  # (channels,), as `bias`, or None
     bias,
     residual,  # like the map, or None
@@ -89,6 +91,8 @@ def block_forward(
     DOUBLE: tl.constexpr,  # whether to calculate in float64
     FULL: tl.constexpr,  # whether all elements of a tile exist, and the map is WIDTH wide
     WHOLE: tl.constexpr,  # whether there is one tile
+    TERMS: tl.constexpr,  # of a convolution that is a product, else 0
+    PRECISION: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -98,22 +102,30 @@ def block_forward(
     height, width = extent_of(height, width, FULL, WHOLE, ROWS, WIDTH)
     shape = (channels, height, width, inputs, image_height, image_width, padding)
     scale, shift = affine_of(weight, bias, c, channels, dtype)
+    factors = factors_of(source, taps, n, c, channels, inputs, image_height, image_width, LAST, TERMS, PRECISION)
 
     if WHOLE:
-        row, column, inside, x = tile_of(source, taps, n, c, 0, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
+        row, column, inside, x = tile_of(
+            source, factors, n, c, 0, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+        )
         count = pixels_in(0, height, width, dtype, ROWS, WIDTH)
         mean, drift, squares = moments_of(x, inside, count)
     else:
         mean, drift, squares = tl.zeros((CHANNELS,), dtype), tl.zeros((CHANNELS,), dtype), tl.zeros((CHANNELS,), dtype)
         count = tl.full((), 0, dtype)
         for tile in range(tiles):
-            _, _, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
+            _, _, inside, x = tile_of(
+                source, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+            )
             met = pixels_in(tile, height, width, dtype, ROWS, WIDTH)
             mean, drift, squares, count = merged(mean, drift, squares, count, *moments_of(x, inside, met), met)
 
     rstd = tl.rsqrt(squares / count + tl.full((), eps, dtype))
     if KEEP:
-        tl.store(means + n * channels + c, mean + drift, mask=c < channels)
+        whole = mean + drift
+        if TERMS:
+            whole += lacking(*factors, c, PRECISION)
+        tl.store(means + n * channels + c, whole, mask=c < channels)
         tl.store(rstds + n * channels + c, rstd, mask=c < channels)
     scale *= rstd
     shift -= drift * scale
@@ -125,7 +137,9 @@ def block_forward(
         )  # fmt: skip
     else:
         for tile in range(tiles):
-            row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
+            row, column, inside, x = tile_of(
+                source, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+            )
             write_tile(
                 x - mean[:, None], scale, shift, residual, out, n, c, tile, row, column, inside, shape,
                 RELU, POOL, LAST, FULL, ROWS, WIDTH,

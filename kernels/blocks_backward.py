@@ -10,17 +10,37 @@ Sums are over a plane for dL/dx, and over all images as well, in their order, fo
 import triton
 import triton.language as tl
 
-from .block_tiles import SIZES, affine_of, cells_of, extent_of, load_channels, place_of, tile_of
+from .block_tiles import (
+    SIZES,
+    affine_of,
+    cells_of,
+    extent_of,
+    factors_of,
+    inside_of,
+    lacking,
+    load_channels,
+    place_of,
+    tile_of,
+    windows_of,
+)
 
 
 @triton.jit
 def upstream_of(
     grad, residual, centred, scale, shift, n, c, row, column, inside, shape,
-    RELU: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr, FULL: tl.constexpr,
+    tile, RELU: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr, FULL: tl.constexpr,
+    TERMS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """A tile of d, 0 where the map ends."""
     channels, height, width, _, _, _, _ = shape
-    if POOL:
+    if POOL and TERMS:  # a product has the four pixels of a window in one thread
+        i, j = windows_of(tile, width, ROWS, WIDTH)
+        h, w = height // 2, width // 2
+        pooled = inside_of(c, i, j, channels, h, w, FULL)
+        d = 0.25 * tl.load(grad + cells_of(n, c, i, j, channels, h, w, LAST), mask=pooled, other=0).to(centred.dtype)
+        four = tl.broadcast_to(d[:, None, :, None], (d.shape[0], 2, d.shape[1], 2))
+        d = tl.reshape(four, centred.shape)
+    elif POOL:
         i, j, h, w = row // 2, column // 2, height // 2, width // 2
         pooled = inside
         if not FULL:  # an odd last row or column is in no window
@@ -85,6 +105,8 @@ def block_backward(
     DOUBLE: tl.constexpr,
     FULL: tl.constexpr,
     WHOLE: tl.constexpr,
+    TERMS: tl.constexpr,
+    PRECISION: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -96,20 +118,65 @@ def block_backward(
     scale, shift = affine_of(weight, bias, c, channels, dtype)
     mean = load_channels(means + n * channels, c, channels, dtype)
     rstd = load_channels(rstds + n * channels, c, channels, dtype)
+    factors = factors_of(source, taps, n, c, channels, inputs, image_height, image_width, LAST, TERMS, PRECISION)
+    if TERMS:
+        mean -= lacking(*factors, c, PRECISION)
     scale *= rstd
 
     if WHOLE:
-        row, column, inside, x = tile_of(source, taps, n, c, 0, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
+        row, column, inside, x = tile_of(
+            source, factors, n, c, 0, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+        )
         centred = x - mean[:, None]
-        d = upstream_of(grad, residual, centred, scale, shift, n, c, row, column, inside, shape, RELU, POOL, LAST, FULL)
+        d = upstream_of(
+            grad,
+            residual,
+            centred,
+            scale,
+            shift,
+            n,
+            c,
+            row,
+            column,
+            inside,
+            shape,
+            0,
+            RELU,
+            POOL,
+            LAST,
+            FULL,
+            TERMS,
+            ROWS,
+            WIDTH,
+        )
         total, inner = tl.sum(d, 1), tl.sum(d * centred, 1) * rstd
     else:
         total, inner = tl.zeros((CHANNELS,), dtype), tl.zeros((CHANNELS,), dtype)
         for tile in range(tiles):
-            row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
+            row, column, inside, x = tile_of(
+                source, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+            )
             centred = x - mean[:, None]
             d = upstream_of(
-                grad, residual, centred, scale, shift, n, c, row, column, inside, shape, RELU, POOL, LAST, FULL
+                grad,
+                residual,
+                centred,
+                scale,
+                shift,
+                n,
+                c,
+                row,
+                column,
+                inside,
+                shape,
+                tile,
+                RELU,
+                POOL,
+                LAST,
+                FULL,
+                TERMS,
+                ROWS,
+                WIDTH,
             )
             total += tl.sum(d, 1)
             inner += tl.sum(d * centred, 1) * rstd
@@ -124,10 +191,30 @@ def block_backward(
             )
         else:
             for tile in range(tiles):
-                row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, POOL, LAST, FULL, ROWS, WIDTH)
+                row, column, inside, x = tile_of(
+                    source, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+                )
                 centred = x - mean[:, None]
                 d = upstream_of(
-                    grad, residual, centred, scale, shift, n, c, row, column, inside, shape, RELU, POOL, LAST, FULL
+                    grad,
+                    residual,
+                    centred,
+                    scale,
+                    shift,
+                    n,
+                    c,
+                    row,
+                    column,
+                    inside,
+                    shape,
+                    tile,
+                    RELU,
+                    POOL,
+                    LAST,
+                    FULL,
+                    TERMS,
+                    ROWS,
+                    WIDTH,
                 )
                 write_gradients(
                     d, centred, scale, rstd, total, inner, x_grad, residual_grad, n, c, row, column, inside, shape, LAST

@@ -12,7 +12,7 @@ a tile, `block_backward` has written G's sums over planes.
 import triton
 import triton.language as tl
 
-from .block_tiles import SIZES, affine_of, extent_of, load_channels, pixels_of, tile_of
+from .block_tiles import SIZES, affine_of, extent_of, factors_of, lacking, load_channels, multiplied, pixels_of, tile_of
 from .blocks_backward import map_gradient, upstream_of
 
 
@@ -20,7 +20,7 @@ from .blocks_backward import map_gradient, upstream_of
 def tap_products(
     grad,  # (N, channels, height // 2, width // 2)
     source,  # (N, INPUTS, image_height, image_width)
-    taps,  # (INPUTS, 3, 3, channels)
+    taps,  # (INPUTS, 3, 3, channels) or, where TERMS, (channels, INPUTS, 3, 3)
     weight,  # (channels,), as `bias`, or None
     bias,
     means,  # (N, channels), as `rstds`
@@ -42,6 +42,8 @@ def tap_products(
     DOUBLE: tl.constexpr,
     FULL: tl.constexpr,
     WHOLE: tl.constexpr,
+    TERMS: tl.constexpr,  # of the products if tensor cores form them, else 0
+    PRECISION: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -54,34 +56,70 @@ def tap_products(
     share = tl.cdiv(tl.cdiv(channels, CHANNELS), splits) * CHANNELS
     count = tl.full((), 1, dtype) * (height * width)
 
+    together = tl.zeros((max(TERMS, 1), ROWS * WIDTH), dtype)
     by_tap = ()
-    for _ in tl.static_range(9 * INPUTS):
+    for _ in tl.static_range(0 if TERMS else 9 * INPUTS):
         by_tap = by_tap + (tl.zeros((ROWS * WIDTH,), dtype),)  # noqa: RUF005  Triton knows no other way
     for begin in range(split * share, tl.minimum(split * share + share, channels), CHANNELS):
         c = begin + tl.arange(0, CHANNELS).to(tl.int64)
         scale, shift = affine_of(weight, bias, c, channels, dtype)
         mean = load_channels(means + n * channels, c, channels, dtype)
         rstd = load_channels(rstds + n * channels, c, channels, dtype)
+        factors = factors_of(source, taps, n, c, channels, inputs, image_height, image_width, LAST, TERMS, PRECISION)
+        if TERMS:
+            mean -= lacking(*factors, c, PRECISION)
         scale *= rstd
-        row, column, inside, x = tile_of(source, taps, n, c, tile, shape, dtype, True, LAST, FULL, ROWS, WIDTH)
+        row, column, inside, x = tile_of(
+            source, factors, n, c, tile, shape, dtype, True, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+        )
         centred = x - mean[:, None]
-        d = upstream_of(grad, None, centred, scale, shift, n, c, row, column, inside, shape, True, True, LAST, FULL)
+        d = upstream_of(
+            grad,
+            None,
+            centred,
+            scale,
+            shift,
+            n,
+            c,
+            row,
+            column,
+            inside,
+            shape,
+            tile,
+            True,
+            True,
+            LAST,
+            FULL,
+            TERMS,
+            ROWS,
+            WIDTH,
+        )
         if WHOLE:
             total, inner = tl.sum(d, 1), tl.sum(d * centred, 1) * rstd
         else:
             inner = load_channels(sums + n * channels, c, channels, dtype)
             total = load_channels(sums + (images + n) * channels, c, channels, dtype)
         gradient = map_gradient(d, centred, scale, rstd, total, inner, count)
+        if TERMS:
+            if source.dtype.element_ty.primitive_bitwidth == 16:
+                gradient = gradient.to(source.dtype.element_ty)
+            matrix, _ = factors
+            together += multiplied(tl.trans(matrix), gradient.to(matrix.dtype), PRECISION)
         grown = ()
-        for tap in tl.static_range(9 * INPUTS):
+        for tap in tl.static_range(0 if TERMS else 9 * INPUTS):
             factor = load_channels(taps + tap * channels, c, channels, dtype)
             grown = grown + (by_tap[tap] + tl.sum(factor[:, None] * gradient, 0),)  # noqa: RUF005
         by_tap = grown
 
     row, column = pixels_of(tile, width, True, ROWS, WIDTH)
     mask = (row < height) & (column < width)
+    if TERMS:
+        k = tl.arange(0, TERMS)
+        plane = ((n * splits + split) * 9 * INPUTS + k) * (height * width)
+        used = (k < 9 * INPUTS)[:, None] & mask[None, :]
+        tl.store(products + plane[:, None] + (row * width + column)[None, :], together, mask=used)
     pixel = tl.max_contiguous(row * width + column, 1)  # as the sums lie: wider stores would move them in the loop
-    for tap in tl.static_range(9 * INPUTS):
+    for tap in tl.static_range(0 if TERMS else 9 * INPUTS):
         plane = products + ((n * splits + split) * 9 * INPUTS + tap) * height * width
         tl.store(plane + pixel, by_tap[tap], mask=mask)
 

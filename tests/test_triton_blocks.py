@@ -41,8 +41,14 @@ def cut():
             def chosen(channels, height, width, *_):
                 return blocks_tiling._cut(channels, height, width, side, rows, columns, 32)
 
+            def product(*sizes):
+                cut = chosen(*sizes)
+                terms = max(blocks_tiling.power_of_two(9 * sizes[3]), 16)
+                return cut._replace(options=cut.options | {"TERMS": terms})
+
             for name in ("block_cut", "conv_cut", "tap_cut"):
                 patch.setattr(triton_blocks, name, chosen)
+            patch.setattr(triton_blocks, "product_cut", product)
             patch.setattr(triton_blocks, "splits_of", lambda *_: splits)
 
         yield force
@@ -113,14 +119,19 @@ def test_affine_gradients_add_up_many_images():
     channels=st.integers(1, 600),
     height=st.integers(1, 300),
     width=st.integers(1, 700),
-    double=st.booleans(),
-    kind=st.sampled_from(["nchw", "channels_last", "conv", "sums", "tap"]),
+    itemsize=st.sampled_from([2, 4, 8]),
+    kind=st.sampled_from(["nchw", "channels_last", "conv", "sums", "tap", "product", "products"]),
 )
-def test_a_cut_covers_the_map_and_fits_the_registers(channels, height, width, double, kind):
+def test_a_cut_covers_the_map_and_fits_the_registers(channels, height, width, itemsize, kind):
+    double = itemsize == 8
     if kind in ("nchw", "channels_last"):
-        cut = blocks_tiling.block_cut(channels, height, width, kind == "channels_last", double)
+        cut = blocks_tiling.block_cut(channels, height, width, kind == "channels_last", itemsize)
     elif kind == "tap":
-        cut = blocks_tiling.tap_cut(channels, height, width, 8 if double else 2)
+        cut = blocks_tiling.tap_cut(channels, height, width, itemsize)
+    elif kind.startswith("product"):
+        cut = blocks_tiling.product_cut(channels, height, width, 3, min(itemsize, 4), kind == "products")
+        assert min(cut.options["CHANNELS"], cut.options["ROWS"] * cut.options["WIDTH"], cut.options["TERMS"]) >= 16
+        double = False
     else:
         cut = blocks_tiling.conv_cut(channels, height, width, double, kind == "sums")
     side, rows, columns, warps = (cut.options[name] for name in ("CHANNELS", "ROWS", "WIDTH", "num_warps"))
@@ -133,14 +144,14 @@ def test_a_cut_covers_the_map_and_fits_the_registers(channels, height, width, do
     assert cut.options["FULL"] == full
     assert side * rows * columns * (1 + double) <= 64 * 32 * warps
     if kind == "channels_last":
-        assert side >= min(8, channels)
+        assert side * itemsize >= min(32, channels * itemsize)
 
 
 def test_usual_cuts():
     """A warp for a plane of 32x32 in NCHW; the planes of eight channels in channels_last; and where few images leave
     multiprocessors idle, two parts of the channels."""
-    nchw, last = (blocks_tiling.block_cut(64, 32, 32, it, False) for it in (False, True))
+    nchw, last = (blocks_tiling.block_cut(64, 32, 32, it, 4) for it in (False, True))
     assert (nchw.programs, nchw.tiles, nchw.options["num_warps"]) == (64, 1, 1)
     assert (last.programs, last.tiles, last.options["num_warps"]) == (8, 1, 16)
-    assert not blocks_tiling.block_cut(64, 256, 256, False, False).options["WHOLE"]
+    assert not blocks_tiling.block_cut(64, 256, 256, False, 4).options["WHOLE"]
     assert [blocks_tiling.splits_of(images, 4, Chip(90, 132)) for images in (32, 33)] == [2, 1]

@@ -13,6 +13,7 @@ from ddfast.networks.network import Network
 from ddfast.networks.norm import is_instance_norm, normalization, normalized
 from ddfast.operators import conv_block
 from ddfast.operators.blocks import MOST_IMAGE_CHANNELS
+from ddfast.operators.conv_paths import conv_path
 
 _Step = Callable[[Tensor], Tensor]
 _ACTIVATIONS: dict[str, _Step] = {"relu": F.relu, "leakyrelu": F.leaky_relu, "sigmoid": torch.sigmoid}
@@ -40,6 +41,8 @@ class Block(nn.Module):
         averaged = relu and self.pooling == "avg"
         if averaged and self.fused and is_instance_norm(norm) and self._reads_images(x) and not self._trains():
             padding = int(convolution.padding[0])
+            if x.is_cuda and conv_path("conv_block", x, convolution.weight, padding) == "plain":
+                return normalized(norm, convolution(x), relu=True, pool=True, fused=True)
             return conv_block(x, convolution.weight, norm.weight, norm.bias, padding=padding, eps=norm.eps)
         x = convolved(convolution, x, fused=self.fused)
         x = normalized(norm, x, relu=relu, pool=averaged, fused=self.fused)

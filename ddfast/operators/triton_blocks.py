@@ -7,9 +7,10 @@ from torch import Tensor
 
 from ddfast.kernels.blocks import block_forward
 from ddfast.kernels.blocks_backward import affine_gradient, block_backward
-from ddfast.kernels.blocks_tiling import block_cut, conv_cut, splits_of, tap_cut
+from ddfast.kernels.blocks_tiling import block_cut, conv_cut, product_cut, splits_of, tap_cut
 from ddfast.kernels.conv_block_backward import image_gradient, tap_products
 from ddfast.operators.block_schemas import layout
+from ddfast.operators.conv_paths import conv_path, precision_of
 from ddfast.operators.launch import chip_of, on_device
 from ddfast.operators.library import implement
 from ddfast.operators.schemas import accumulator
@@ -17,6 +18,17 @@ from ddfast.operators.schemas import accumulator
 
 def _options(x: Tensor) -> dict[str, Any]:
     return {"LAST": layout(x) == torch.channels_last, "DOUBLE": x.dtype == torch.float64}
+
+
+_NO_PRODUCT = {"TERMS": 0, "PRECISION": ""}
+
+
+def _factors(images: Tensor) -> str:
+    """What a product multiplies; the interpreter would multiply the bit patterns of 16-bit values, exact in tf32."""
+    precision = precision_of(images)
+    if precision == "half":
+        return "tf32" if images.device.type == "cpu" else "half"
+    return precision
 
 
 def _statistics(x: Tensor, channels: int, needs_grad: bool) -> tuple[Tensor, Tensor]:
@@ -52,7 +64,7 @@ def norm_block(
     shape = (n, channels, height // 2, width // 2) if pool else x.shape
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
     mean, rstd = _statistics(x, channels, needs_grad)
-    cut = block_cut(channels, height, width, options["LAST"], options["DOUBLE"])
+    cut = block_cut(channels, height, width, options["LAST"], x.element_size())
     block_forward[n * cut.programs,](
         *(x, None, weight, bias, residual, out, mean, rstd),
         *(channels, height, width, 0, height, width, 0, cut.tiles, eps),
@@ -60,6 +72,7 @@ def norm_block(
         POOL=pool,
         KEEP=needs_grad,
         **options,
+        **_NO_PRODUCT,
         **cut.options,
     )
     return out, mean, rstd
@@ -84,13 +97,14 @@ def norm_block_backward(
     gradient = torch.empty_like(x)
     of_residual = torch.empty_like(x) if residual_grad else None
     sums = mean.new_empty(2, n, channels) if affine_grad else None
-    cut = block_cut(channels, height, width, options["LAST"], options["DOUBLE"])
+    cut = block_cut(channels, height, width, options["LAST"], x.element_size())
     block_backward[n * cut.programs,](
         *(grad, x, None, weight, bias, residual, mean, rstd, gradient, of_residual, sums),
         *(n, channels, height, width, 0, height, width, 0, cut.tiles),
         RELU=relu,
         POOL=pool,
         **options,
+        **_NO_PRODUCT,
         **cut.options,
     )
     of_weight, of_bias = (
@@ -117,9 +131,14 @@ def conv_block(
     shape = (n, channels, height // 2, width // 2)
     out = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=layout(images))
     mean, rstd = _statistics(images, channels, needs_grad)
-    cut = conv_cut(channels, height, width, options["DOUBLE"], False)
+    if conv_path("conv_block", images, kernel, padding) == "product":
+        taps, cut = kernel, product_cut(channels, height, width, inputs, images.element_size(), False)
+        options |= {"PRECISION": _factors(images)}
+    else:
+        taps, cut = _by_tap(kernel), conv_cut(channels, height, width, options["DOUBLE"], False)
+        options |= _NO_PRODUCT
     block_forward[n * cut.programs,](
-        *(images, _by_tap(kernel), weight, bias, None, out, mean, rstd),
+        *(images, taps, weight, bias, None, out, mean, rstd),
         *(channels, height, width, inputs, *size, padding, cut.tiles, eps),
         RELU=True,
         POOL=True,
@@ -144,13 +163,18 @@ def conv_block_backward(
     n, inputs, *size = images.shape
     channels, height, width = _convolved(images, kernel, padding)
     options = _options(images)
-    taps = _by_tap(kernel)
-    cut = tap_cut(channels, height, width, images.element_size())
+    product = conv_path("conv_block_backward", images, kernel, padding) == "product"
+    if product:
+        taps, cut = kernel, product_cut(channels, height, width, inputs, images.element_size(), True)
+        options |= {"PRECISION": _factors(images)}
+    else:
+        taps, cut = _by_tap(kernel), tap_cut(channels, height, width, images.element_size())
+        options |= _NO_PRODUCT
     splits = splits_of(n, cut.tiles, chip_of(images.device))
     sums = None
     if cut.tiles > 1:
         sums = mean.new_empty(2, n, channels)
-        planes = conv_cut(channels, height, width, options["DOUBLE"], True)
+        planes = cut if product else conv_cut(channels, height, width, options["DOUBLE"], True)
         block_backward[n * planes.programs,](
             *(grad, images, taps, weight, bias, None, mean, rstd, None, None, sums),
             *(n, channels, height, width, inputs, *size, padding, planes.tiles),
