@@ -23,7 +23,7 @@ from benchmarks.measure import sets_beyond
 from benchmarks.workloads import WORKLOADS, Workload
 from ddfast.kernels import tables, tiling
 from ddfast.kernels.tables import Cut
-from ddfast.operators.launch import chip_of
+from ddfast.operators.launch import chip_of, forget
 from tests.oracle import MATCHING, differentiate, frobenius
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.bfloat16}
@@ -56,16 +56,23 @@ def tune(workload: Workload, precision: str, device: torch.device) -> Iterator[d
     def measured(kernel: str, *_: Any) -> Cut | None:
         return kept.get(kernel)
 
+    def keep(kernel: str, cut: Cut | None) -> None:
+        kept.pop(kernel, None)
+        if cut is not None:
+            kept[kernel] = cut
+        forget()
+
     def run() -> list[torch.Tensor]:
         batch = next(batches)
         return list(differentiate(loss.of(batch, "triton"), batch.syn))
 
+    forget()
     with mock.patch.object(tiling, "measured", measured):
         right = list(differentiate(loss.of(first, "triton"), first.syn))
         for kernel, space in SPACE.items():
             best = (clock_of(device).fastest(run), None)
             for cut in space:
-                kept[kernel] = cut
+                keep(kernel, cut)
                 try:
                     result = list(differentiate(loss.of(first, "triton"), first.syn))
                     if max(frobenius(one, other) for one, other in zip(result, right, strict=True)) > AGREES[precision]:
@@ -74,14 +81,13 @@ def tune(workload: Workload, precision: str, device: torch.device) -> Iterator[d
                     best = min(best, (clock_of(device).fastest(run), cut), key=lambda pair: pair[0])
                 except Exception as error:  # too much shared memory, say: another candidate, then
                     print(f"{kernel} {cut} does not run: {type(error).__name__}", flush=True)
-            kept.pop(kernel, None)
             seconds, cut = best
+            keep(kernel, cut if math.isfinite(seconds) else None)
             print(
                 f"{workload.name} {precision} {kernel}: {1e6 * seconds:.0f} µs with {cut or 'the heuristics'}",
                 flush=True,
             )
             if cut is not None and math.isfinite(seconds):
-                kept[kernel] = cut
                 yield {"kernel": kernel, "d": d, "p": p, "precision": precision, **cut._asdict()}
 
 

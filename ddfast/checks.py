@@ -40,19 +40,23 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
-def maps(name: str, features: Tensor, local: str) -> Tensor:
-    """Matching features as the operators read them: (N, A, B, P), A·B local descriptors at P positions; no copy."""
+def form(name: str, features: Tensor, local: str) -> tuple[int, ...]:
+    """The shape in which the operators read matching features: (N, A, B, P), A·B local descriptors at P positions."""
     floats(name, features)
     one_of("local", local, ("channels", "rows"))
+    shape = features.shape
     if local == "rows":
-        if features.ndim != 4:
-            raise ValueError(f'{name} must have shape (N, C, H, W) for local="rows", got {tuple(features.shape)}')
-        return features
-    if features.ndim == 2:
-        return features[:, :, None, None]
-    if features.ndim not in (3, 4):
-        raise ValueError(f"{name} must have shape (N, C, H, W), (N, C, P) or (N, E), got {tuple(features.shape)}")
-    return features.flatten(2).unsqueeze(2)
+        if len(shape) != 4:
+            raise ValueError(f'{name} must have shape (N, C, H, W) for local="rows", got {tuple(shape)}')
+        return tuple(shape)
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"{name} must have shape (N, C, H, W), (N, C, P) or (N, E), got {tuple(shape)}")
+    return shape[0], shape[1], 1, math.prod(shape[2:])
+
+
+def maps(name: str, features: Tensor, local: str) -> Tensor:
+    """Matching features as the operators read them; a copy only where their positions do not lie evenly."""
+    return features.reshape(form(name, features, local))
 
 
 def rows(name: str, features: Tensor) -> None:
@@ -81,7 +85,7 @@ def real_features(
     name: str, real: Tensor, segments: ClassSegments | None, syn: Tensor, syn_segments: ClassSegments, local: str
 ) -> tuple[Any, ...]:
     """The real side as features: its maps, detached, and its segments, as the operator takes them."""
-    features = maps(name, real, local).detach()
+    features = maps(name, real.detach() if real.requires_grad else real, local)
     same("syn", syn, name, real)
     if real.shape[1:] != syn.shape[1:]:
         raise ValueError(
@@ -93,15 +97,21 @@ def real_features(
 
 
 def moments(
-    name: str, real: Any, segments: ClassSegments | None, syn_maps: Tensor, syn_segments: ClassSegments, local: str
+    name: str,
+    real: Any,
+    segments: ClassSegments | None,
+    syn: Tensor,
+    form: tuple[int, ...],
+    syn_segments: ClassSegments,
+    local: str,
 ) -> tuple[Any, ...]:
     """The real side as ClassMoments, which know their classes."""
     if segments is not None:
         raise ValueError(f"real_segments must be None where {name} is a ClassMoments, which knows its classes")
     if real.local != local:
         raise ValueError(f'{name} must have been computed with local="{local}", got moments of local="{real.local}"')
-    same("syn", syn_maps, name, real.means, dtype=False)
-    _, a, b, positions = syn_maps.shape
+    same("syn", syn, name, real.means, dtype=False)
+    _, a, b, positions = form
     if real.means.shape[1:] != (a * b, positions):
         raise ValueError(
             f"syn must have the features of {name}, {tuple(real.means.shape[1:])}, got {(a * b, positions)}"

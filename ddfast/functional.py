@@ -242,10 +242,10 @@ def _matching(
 ) -> tuple[Tensor, Tensor]:
     """Checks both sides and calls the operator for real features or for real moments."""
     checks.one_of("precision", precision, (None, "tf32"))
-    syn_maps = checks.maps("syn", syn, local)
+    form = checks.form("syn", syn, local)
     segments = checks.segments_of("syn_segments", syn_segments, syn)
     if isinstance(real, ClassMoments):
-        side = checks.moments("real", real, real_segments, syn_maps, segments, local)
+        side = checks.moments("real", real, real_segments, syn, form, segments, local)
         operator = "moment_matching_to_moments"
     else:
         side = checks.real_features("real", real, real_segments, syn, segments, local)
@@ -253,7 +253,8 @@ def _matching(
     return operators.moment_matching(
         operator,
         side,
-        syn_maps,
+        syn,
+        form,
         segments,
         mean_weight=mean_weight,
         covariance_weight=covariance_weight,

@@ -1,6 +1,7 @@
 """Every loss test runs on every backend, on every device where that backend can run here: see `oracle.py`."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -40,6 +41,14 @@ def _slow(loss, backend, device):
     """The interpreter takes its time: one loss for each way through the kernels is quick enough."""
     interpreted = backend == "triton" and device == "cpu"
     return [pytest.mark.full] if interpreted and loss.name not in EACH_KERNEL else []
+
+
+@pytest.fixture(autouse=True)
+def planned_anew():
+    """No plan of a launch outlives a test: many change how the work is cut."""
+    launch = sys.modules.get("ddfast.operators.launch")
+    if launch is not None:
+        launch.forget()
 
 
 @pytest.fixture(scope="module")

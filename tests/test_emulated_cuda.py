@@ -61,16 +61,16 @@ def address(tensor):
     return None if tensor is None or tensor.numel() == 0 else tensor.data_ptr()
 
 
-def described(side, first_split):
+def described(side, splits, first_split):
     features = side.features
-    segments = address(side.offsets), address(side.index), side.largest, side.splits, first_split
+    segments = address(side.offsets), address(side.index), side.largest, splits, first_split
     return Side(address(features), *segments, *features.stride())
 
 
 def emulated(kernel, partials, moments, weights, outputs):
     """What ddfast::match_partials does, into `outputs`."""
-    syn, sums = partials.syn, partials.sums
-    real = described(partials.real, 0) if partials.real else Side(None)
+    plan, syn, sums = partials.plan, partials.syn, partials.sums
+    real = described(partials.real, plan.real_splits, 0) if partials.real else Side(None)
     if moments:
         real.counts, real.means, real.covariances = map(address, moments)
         real.doubles = moments[1].dtype == torch.float64
@@ -82,7 +82,7 @@ def emulated(kernel, partials, moments, weights, outputs):
     loss, terms, *state = map(address, outputs)
     call = Matching(
         real,
-        described(syn, partials.real.splits if partials.real else 0),
+        described(syn, plan.splits, plan.real_splits),
         address(sums),
         address(partials.products),
         *state,
@@ -106,7 +106,7 @@ slow = pytest.mark.full
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=slow)], ids=["float32", "float64"])
 @pytest.mark.parametrize("row", [(70, 3), (4, 3, 19)], ids=str)
 def test_equal_to_the_reference(kernel, row, dtype, side, weights):
-    from ddfast.operators.triton_matching import Side, partials_of
+    from ddfast.operators.triton_matching import Side, Terms, partials_of
 
     b = batch(row, [2, 0, 1, 1, 0, 2, 0], [1, 3, 0, 1, 0, 0, 3, 0], 4, mean=5.0).to(dtype)
     real_segments, segments = b.real_segments, b.segments
@@ -118,7 +118,8 @@ def test_equal_to_the_reference(kernel, row, dtype, side, weights):
         wide = b.real.double() if side == "float64 moments" else b.real
         found = ClassMoments.from_features(wide, real_segments, backend="reference")
         moments, sides[0] = (found.counts, found.means, found.covariances), None
-    partials = partials_of(*sides, 4, weights[1] != 0, False, counted=True)
+    terms = Terms(side.split()[-1], weights[0] != 0, weights[1] != 0, True, False)
+    partials = partials_of(*sides, 4, terms, moments)
     assert partials.ticket.item() == 0
 
     operators = torch.ops.ddfast.moment_matching, torch.ops.ddfast.moment_matching_to_moments

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast.operators.first_order import applied, first_order
+from ddfast.operators.first_order import applied, constant, first_order
 from ddfast.operators.library import overload
 from ddfast.segments import ClassSegments
 
@@ -37,8 +37,7 @@ class ClassComplexity(torch.autograd.Function):
             return (None,) * 5
         features, offsets, index, *state = ctx.saved_tensors
         run = overload("class_complexity_backward", ctx.backend, features)
-        with torch.no_grad():
-            gradient = run(grad, features, offsets, index, *ctx.sizes, *state, *ctx.weights)
+        gradient = constant(run, grad, features, offsets, index, *ctx.sizes, *state, *ctx.weights)
         return first_order(gradient, grad, features), None, None, None, None
 
 

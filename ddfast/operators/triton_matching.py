@@ -149,7 +149,7 @@ def _triton(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def _partials(real: Side | None, syn: Side, num_classes: int, terms: Terms, moments: Any = None) -> Partials:
+def partials_of(real: Side | None, syn: Side, num_classes: int, terms: Terms, moments: Any = None) -> Partials:
     features = syn.features
     plan = _plan(
         None if real is None else real.form, syn.form, num_classes, terms,
@@ -176,7 +176,7 @@ def class_moments(
 ) -> tuple[Tensor, Tensor]:
     _, a, b, p = features.shape
     syn = Side(features, offsets, index, largest)
-    plan, _, _, sums, products, _ = _partials(None, syn, num_classes, Terms("none", False, True, False, tf32))
+    plan, _, _, sums, products, _ = partials_of(None, syn, num_classes, Terms("none", False, True, False, tf32))
     means = features.new_empty(num_classes, a * b, p, dtype=plan.dtype)
     covariances = features.new_empty(num_classes, a * b, a * b, dtype=plan.dtype)
     plan.merge(
@@ -190,14 +190,13 @@ def _match(
     partials: Partials, moments: tuple[Tensor, ...] | None, terms: Terms, weights: tuple[float, float]
 ) -> tuple[Tensor, ...]:
     plan, real, syn, sums, products, ticket = partials
-    new, dtype = sums.new_empty, plan.dtype
-    outputs = [new(shape) for shape in plan.outputs]
-    loss, both = new(()), new(2)
+    outputs = [sums.new_empty(shape) for shape in plan.outputs]
+    loss, both, squares = sums.new_empty(()), sums.new_empty(2), sums.new_empty(plan.squares)
     counts, means, covariances = moments or (None, real.features if real else None, None)
     left = real or syn
     plan.merge(
         means, covariances, counts, left.offsets, left.index, syn.features, syn.offsets, syn.index, sums, products,
-        *(outputs if terms.state else (None,) * 5), new(plan.squares), ticket, loss, both, floats=weights,
+        *(outputs if terms.state else (None,) * 5), squares, ticket, loss, both, floats=weights,
     )  # fmt: skip
     return loss, both, *outputs
 
@@ -209,7 +208,7 @@ def matching_by(match: Callable[..., tuple[Tensor, ...]]) -> Iterator[Callable[.
     def moment_matching(*args: Any) -> tuple[Tensor, ...]:
         num_classes, mean_weight, covariance_weight, tf32, needs_grad = args[8:]
         terms = Terms("features", mean_weight != 0, covariance_weight != 0, needs_grad, tf32)
-        partials = _partials(Side(*args[:4]), Side(*args[4:8]), num_classes, terms)
+        partials = partials_of(Side(*args[:4]), Side(*args[4:8]), num_classes, terms)
         return match(partials, None, terms, (mean_weight, covariance_weight))
 
     @on_device
@@ -217,7 +216,7 @@ def matching_by(match: Callable[..., tuple[Tensor, ...]]) -> Iterator[Callable[.
         num_classes, mean_weight, covariance_weight, tf32, needs_grad = args[7:]
         terms = Terms("moments", mean_weight != 0, covariance_weight != 0, needs_grad, tf32)
         moments = tuple(moment.contiguous() for moment in args[:3])
-        partials = _partials(None, Side(*args[3:7]), num_classes, terms, moments)
+        partials = partials_of(None, Side(*args[3:7]), num_classes, terms, moments)
         return match(partials, moments, terms, (mean_weight, covariance_weight))
 
     yield from (moment_matching, moment_matching_to_moments)
