@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ddfast.checks import floats, same
 from ddfast.operators.block_schemas import layout
-from ddfast.operators.first_order import BLOCKS, applied, first_order
+from ddfast.operators.first_order import BLOCKS, applied, constant, first_order
 from ddfast.operators.library import overload
 from ddfast.operators.schemas import accumulator
 
@@ -47,9 +47,8 @@ class NormBlock(torch.autograd.Function):
         x, weight, *rest = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:4]
         run = overload("norm_block_backward", ctx.backend, x)
-        with torch.no_grad():
-            upstream = grad.contiguous(memory_format=layout(x))
-            gradients = run(upstream, x, weight, *rest, *ctx.options, wanted[1] or wanted[2], wanted[3])
+        upstream = constant(_laid, grad, x)
+        gradients = constant(run, upstream, x, weight, *rest, *ctx.options, wanted[1] or wanted[2], wanted[3])
         once = (first_order(gradient, grad, x, weight, what=BLOCKS) for gradient in gradients)
         x_grad, weight_grad, bias_grad, residual_grad = (
             gradient if asked else None for gradient, asked in zip(once, wanted, strict=True)
@@ -88,8 +87,7 @@ class ConvBlock(torch.autograd.Function):
             return (None,) * 8
         images, *rest = ctx.saved_tensors
         run = overload("conv_block_backward", ctx.backend, images)
-        with torch.no_grad():
-            gradient = run(grad.contiguous(memory_format=layout(images)), images, *rest, ctx.padding)
+        gradient = constant(run, constant(_laid, grad, images), images, *rest, ctx.padding)
         return first_order(gradient, grad, images, what=BLOCKS), None, None, None, None, None, None, None
 
 
@@ -183,7 +181,12 @@ def _needs_grad(*tensors: Tensor | None) -> bool:
 
 def _dense(x: Tensor) -> Tensor:
     """Copied only if it lies in neither memory format."""
-    return x.contiguous(memory_format=layout(x))
+    return _laid(x, x)
+
+
+def _laid(x: Tensor, like: Tensor) -> Tensor:
+    """`x` in the memory format of `like`."""
+    return x.contiguous(memory_format=layout(like))
 
 
 def _check_maps(name: str, x: Tensor, pool: bool) -> None:

@@ -1,6 +1,6 @@
 """The triton backend of the networks' blocks: buffers and launches around `ddfast.kernels`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,18 +9,24 @@ from ddfast.kernels.blocks import block_forward
 from ddfast.kernels.blocks_backward import affine_gradient, block_backward
 from ddfast.kernels.blocks_tiling import block_cut, conv_cut, product_cut, splits_of, tap_cut
 from ddfast.kernels.conv_block_backward import image_gradient, tap_products
+from ddfast.kernels.tiling import Chip
 from ddfast.operators.block_schemas import layout
 from ddfast.operators.conv_paths import conv_path, precision_of
-from ddfast.operators.launch import chip_of, on_device
+from ddfast.operators.launch import Launch, Spec, chip_of, on_device, planned, spec
 from ddfast.operators.library import implement
 from ddfast.operators.schemas import accumulator
 
-
-def _options(x: Tensor) -> dict[str, Any]:
-    return {"LAST": layout(x) == torch.channels_last, "DOUBLE": x.dtype == torch.float64}
-
+Dtypes = tuple[torch.dtype | None, ...]  # of tensors that may be None
 
 _NO_PRODUCT = {"TERMS": 0, "PRECISION": ""}
+
+
+def _dtypes(*tensors: Tensor | None) -> Dtypes:
+    return tuple(None if it is None else it.dtype for it in tensors)
+
+
+def _options(dtype: torch.dtype, last: bool) -> dict[str, Any]:
+    return {"LAST": last, "DOUBLE": dtype == torch.float64}
 
 
 def _factors(images: Tensor) -> str:
@@ -32,9 +38,8 @@ def _factors(images: Tensor) -> str:
 
 
 def _statistics(x: Tensor, channels: int, needs_grad: bool) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], channels) if needs_grad else 0
-    mean, rstd = (x.new_empty(shape, dtype=accumulator(x.dtype)) for _ in range(2))
-    return mean, rstd
+    shape, dtype = (x.shape[0], channels) if needs_grad else (0,), accumulator(x.dtype)
+    return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
 
 
 def _by_tap(kernel: Tensor) -> Tensor:
@@ -42,10 +47,16 @@ def _by_tap(kernel: Tensor) -> Tensor:
     return kernel.permute(1, 2, 3, 0).contiguous()
 
 
-def _convolved(images: Tensor, kernel: Tensor, padding: int) -> tuple[int, int, int]:
-    """(C, H', W') of the map."""
-    height, width = (extent + 2 * padding - 2 for extent in images.shape[2:])
-    return kernel.shape[0], height, width
+@planned
+def _norm_plan(x: Spec, last: bool, given: Dtypes, relu: bool, pool: bool, keep: bool) -> Launch:
+    n, channels, height, width = x.shape
+    cut = block_cut(channels, height, width, last, x.dtype.itemsize)
+    return Launch(
+        block_forward,
+        (n * cut.programs,),
+        (channels, height, width, 0, height, width, 0, cut.tiles),
+        RELU=relu, POOL=pool, KEEP=keep, **_options(x.dtype, last), **_NO_PRODUCT, **cut.options,
+    )  # fmt: skip
 
 
 @on_device
@@ -60,22 +71,35 @@ def norm_block(
     needs_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     n, channels, height, width = x.shape
-    options = _options(x)
+    form = layout(x)
     shape = (n, channels, height // 2, width // 2) if pool else x.shape
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
     mean, rstd = _statistics(x, channels, needs_grad)
-    cut = block_cut(channels, height, width, options["LAST"], x.element_size())
-    block_forward[n * cut.programs,](
-        *(x, None, weight, bias, residual, out, mean, rstd),
-        *(channels, height, width, 0, height, width, 0, cut.tiles, eps),
-        RELU=relu,
-        POOL=pool,
-        KEEP=needs_grad,
-        **options,
-        **_NO_PRODUCT,
-        **cut.options,
-    )
+    given = _dtypes(weight, bias, residual)
+    launch = _norm_plan(spec(x), form == torch.channels_last, given, relu, pool, needs_grad)
+    launch(x, None, weight, bias, residual, out, mean, rstd, floats=(eps,))
     return out, mean, rstd
+
+
+class NormBackward(NamedTuple):
+    block: Launch
+    affine: Launch | None
+
+
+@planned
+def _norm_backward_plan(
+    x: Spec, last: bool, given: Dtypes, relu: bool, pool: bool, affine_grad: bool, residual_grad: bool
+) -> NormBackward:
+    n, channels, height, width = x.shape
+    cut = block_cut(channels, height, width, last, x.dtype.itemsize)
+    block = Launch(
+        block_backward,
+        (n * cut.programs,),
+        (n, channels, height, width, 0, height, width, 0, cut.tiles),
+        RELU=relu, POOL=pool, **_options(x.dtype, last), **_NO_PRODUCT, **cut.options,
+    )  # fmt: skip
+    affine = Launch(affine_gradient, (-(-channels // 16),), (n, channels), IMAGES=128, CHANNELS=16)
+    return NormBackward(block, affine if affine_grad else None)
 
 
 @on_device
@@ -92,27 +116,42 @@ def norm_block_backward(
     affine_grad: bool,
     residual_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, channels, height, width = x.shape
-    options = _options(x)
+    n, channels = x.shape[:2]
+    given = _dtypes(grad, weight, bias, residual, mean)
+    last = layout(x) == torch.channels_last
+    plan = _norm_backward_plan(spec(x), last, given, relu, pool, affine_grad, residual_grad)
     gradient = torch.empty_like(x)
     of_residual = torch.empty_like(x) if residual_grad else None
     sums = mean.new_empty(2, n, channels) if affine_grad else None
-    cut = block_cut(channels, height, width, options["LAST"], x.element_size())
-    block_backward[n * cut.programs,](
-        *(grad, x, None, weight, bias, residual, mean, rstd, gradient, of_residual, sums),
-        *(n, channels, height, width, 0, height, width, 0, cut.tiles),
-        RELU=relu,
-        POOL=pool,
-        **options,
-        **_NO_PRODUCT,
-        **cut.options,
-    )
+    plan.block(grad, x, None, weight, bias, residual, mean, rstd, gradient, of_residual, sums)
     of_weight, of_bias = (
         x.new_empty(0) if weight is None or not affine_grad else torch.empty_like(weight) for _ in range(2)
     )
-    if sums is not None:
-        affine_gradient[-(-channels // 16),](sums, of_weight, of_bias, n, channels, IMAGES=128, CHANNELS=16)
+    if plan.affine is not None:
+        plan.affine(sums, of_weight, of_bias)
     return gradient, of_weight, of_bias, x.new_empty(0) if of_residual is None else of_residual
+
+
+@planned
+def _conv_plan(
+    images: Spec, last: bool, kernel: Spec, given: Dtypes, padding: int, keep: bool, factors: str | None
+) -> Launch:
+    """`factors` of a product, or None for multiplications one by one."""
+    (n, inputs, *size), channels = images.shape, kernel.shape[0]
+    height, width = (extent + 2 * padding - 2 for extent in size)
+    options = _options(images.dtype, last)
+    if factors is None:
+        cut = conv_cut(channels, height, width, options["DOUBLE"], False)
+        options |= _NO_PRODUCT
+    else:
+        cut = product_cut(channels, height, width, inputs, images.dtype.itemsize, False)
+        options |= {"PRECISION": factors}
+    return Launch(
+        block_forward,
+        (n * cut.programs,),
+        (channels, height, width, inputs, *size, padding, cut.tiles),
+        RELU=True, POOL=True, KEEP=keep, **options, **cut.options,
+    )  # fmt: skip
 
 
 @on_device
@@ -125,28 +164,61 @@ def conv_block(
     eps: float,
     needs_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n, inputs, *size = images.shape
-    channels, height, width = _convolved(images, kernel, padding)
-    options = _options(images)
-    shape = (n, channels, height // 2, width // 2)
-    out = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=layout(images))
+    (n, _, rows, columns), channels, form = images.shape, kernel.shape[0], layout(images)
+    shape = (n, channels, (rows + 2 * padding - 2) // 2, (columns + 2 * padding - 2) // 2)
+    out = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=form)
     mean, rstd = _statistics(images, channels, needs_grad)
-    if conv_path("conv_block", images, kernel, padding) == "product":
-        taps, cut = kernel, product_cut(channels, height, width, inputs, images.element_size(), False)
-        options |= {"PRECISION": _factors(images)}
-    else:
-        taps, cut = _by_tap(kernel), conv_cut(channels, height, width, options["DOUBLE"], False)
+    product = conv_path("conv_block", images, kernel, padding) == "product"
+    factors, taps = (_factors(images), kernel) if product else (None, _by_tap(kernel))
+    given, last = _dtypes(weight, bias), form == torch.channels_last
+    launch = _conv_plan(spec(images), last, spec(kernel), given, padding, needs_grad, factors)
+    launch(images, taps, weight, bias, None, out, mean, rstd, floats=(eps,))
+    return out, mean, rstd
+
+
+class ConvBackward(NamedTuple):
+    planes: Launch | None  # sums of whole planes first, where a tile has not all of one
+    taps: Launch
+    image: Launch
+    products: tuple[int, ...]
+
+
+@planned
+def _conv_backward_plan(
+    images: Spec, last: bool, kernel: Spec, given: Dtypes, padding: int, factors: str | None, chip: Chip
+) -> ConvBackward:
+    (n, inputs, *size), channels = images.shape, kernel.shape[0]
+    height, width = (extent + 2 * padding - 2 for extent in size)
+    options, itemsize = _options(images.dtype, last), images.dtype.itemsize
+    if factors is None:
+        cut = tap_cut(channels, height, width, itemsize)
+        planes = conv_cut(channels, height, width, options["DOUBLE"], True)
         options |= _NO_PRODUCT
-    block_forward[n * cut.programs,](
-        *(images, taps, weight, bias, None, out, mean, rstd),
-        *(channels, height, width, inputs, *size, padding, cut.tiles, eps),
+    else:
+        cut = planes = product_cut(channels, height, width, inputs, itemsize, True)
+        options |= {"PRECISION": factors}
+    splits, tiles = splits_of(n, cut.tiles, chip), -(-size[0] * size[1] // 256)
+    sizes = (n, channels, height, width, inputs, *size, padding)
+    whole = Launch(
+        block_backward,
+        (n * planes.programs,),
+        (*sizes, planes.tiles),
         RELU=True,
         POOL=True,
-        KEEP=needs_grad,
         **options,
-        **cut.options,
+        **planes.options,
     )
-    return out, mean, rstd
+    return ConvBackward(
+        whole if cut.tiles > 1 else None,
+        Launch(tap_products, (n * splits * cut.tiles,), (*sizes, cut.tiles, splits), INPUTS=inputs, **options, **cut.options),
+        Launch(
+            image_gradient,
+            (n * tiles,),
+            (height, width, *size, padding, tiles, splits),
+            INPUTS=inputs, LAST=last, PIXELS=256,
+        ),
+        (n, splits, inputs, 9, height, width),
+    )  # fmt: skip
 
 
 @on_device
@@ -160,45 +232,18 @@ def conv_block_backward(
     rstd: Tensor,
     padding: int,
 ) -> Tensor:
-    n, inputs, *size = images.shape
-    channels, height, width = _convolved(images, kernel, padding)
-    options = _options(images)
     product = conv_path("conv_block_backward", images, kernel, padding) == "product"
-    if product:
-        taps, cut = kernel, product_cut(channels, height, width, inputs, images.element_size(), True)
-        options |= {"PRECISION": _factors(images)}
-    else:
-        taps, cut = _by_tap(kernel), tap_cut(channels, height, width, images.element_size())
-        options |= _NO_PRODUCT
-    splits = splits_of(n, cut.tiles, chip_of(images.device))
+    factors, taps = (_factors(images), kernel) if product else (None, _by_tap(kernel))
+    given, last = _dtypes(grad, weight, bias, mean), layout(images) == torch.channels_last
+    plan = _conv_backward_plan(spec(images), last, spec(kernel), given, padding, factors, chip_of(images.device))
     sums = None
-    if cut.tiles > 1:
-        sums = mean.new_empty(2, n, channels)
-        planes = cut if product else conv_cut(channels, height, width, options["DOUBLE"], True)
-        block_backward[n * planes.programs,](
-            *(grad, images, taps, weight, bias, None, mean, rstd, None, None, sums),
-            *(n, channels, height, width, inputs, *size, padding, planes.tiles),
-            RELU=True,
-            POOL=True,
-            **options,
-            **planes.options,
-        )
-    products = mean.new_empty(n, splits, inputs, 9, height, width)
-    tap_products[n * splits * cut.tiles,](
-        *(grad, images, taps, weight, bias, mean, rstd, sums, products),
-        *(n, channels, height, width, inputs, *size, padding, cut.tiles, splits),
-        INPUTS=inputs,
-        **options,
-        **cut.options,
-    )
+    if plan.planes is not None:
+        sums = mean.new_empty(2, len(images), len(kernel))
+        plan.planes(grad, images, taps, weight, bias, None, mean, rstd, None, None, sums)
+    products = mean.new_empty(plan.products)
+    plan.taps(grad, images, taps, weight, bias, mean, rstd, sums, products)
     gradient = torch.empty_like(images)
-    tiles = -(-size[0] * size[1] // 256)
-    image_gradient[n * tiles,](
-        *(products, gradient, height, width, *size, padding, tiles, splits),
-        INPUTS=inputs,
-        LAST=options["LAST"],
-        PIXELS=256,
-    )
+    plan.image(products, gradient)
     return gradient
 
 
