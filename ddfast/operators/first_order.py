@@ -17,7 +17,8 @@ def applied(function: type[torch.autograd.Function], *args: Any) -> Any:
     """`function.apply(*args)`, whose Python binds the arguments to the names of `forward` at every call: 15 µs."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*args)
-    return super(torch.autograd.Function, function).apply(*torch._functorch.utils.unwrap_dead_wrappers(args))
+    alive = torch._functorch.utils.unwrap_dead_wrappers(args)
+    return super(torch.autograd.Function, function).apply(*alive)  # type: ignore[misc]
 
 
 def constant(run: Callable[..., Any], *args: Any) -> Any:

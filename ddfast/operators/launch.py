@@ -128,7 +128,7 @@ def _known() -> bool:
     known = re.match(KNOWN, triton.__version__) is not None
     if not known:
         logging.getLogger("ddfast").warning(
-            "every launch takes 30 µs more than it need: this is Triton %s, and ddfast knows the launcher of 3.6 to 3.9",
+            "each launch takes 30 µs more than it need: this is Triton %s, ddfast knows the launchers of 3.6 to 3.9",
             triton.__version__,
         )
     return known

@@ -18,7 +18,7 @@ from ddfast.operators.schemas import accumulator
 
 Dtypes = tuple[torch.dtype | None, ...]  # of tensors that may be None
 
-_NO_PRODUCT = {"TERMS": 0, "PRECISION": ""}
+_NO_PRODUCT: dict[str, Any] = {"TERMS": 0, "PRECISION": ""}
 
 
 def _dtypes(*tensors: Tensor | None) -> Dtypes:
@@ -208,17 +208,18 @@ def _conv_backward_plan(
         **options,
         **planes.options,
     )
-    return ConvBackward(
-        whole if cut.tiles > 1 else None,
-        Launch(tap_products, (n * splits * cut.tiles,), (*sizes, cut.tiles, splits), INPUTS=inputs, **options, **cut.options),
-        Launch(
-            image_gradient,
-            (n * tiles,),
-            (height, width, *size, padding, tiles, splits),
-            INPUTS=inputs, LAST=last, PIXELS=256,
-        ),
-        (n, splits, inputs, 9, height, width),
-    )  # fmt: skip
+    taps = Launch(
+        tap_products, (n * splits * cut.tiles,), (*sizes, cut.tiles, splits), INPUTS=inputs, **options, **cut.options
+    )
+    image = Launch(
+        image_gradient,
+        (n * tiles,),
+        (height, width, *size, padding, tiles, splits),
+        INPUTS=inputs,
+        LAST=last,
+        PIXELS=256,
+    )
+    return ConvBackward(whole if cut.tiles > 1 else None, taps, image, (n, splits, inputs, 9, height, width))
 
 
 @on_device

@@ -1,6 +1,6 @@
 """The triton backend of class centralization and CMI: buffers and launches around `ddfast.kernels`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def _plan(rows: Rows, wanted: Terms, chip: Chip) -> Plan:
     splits = cut.grid[1]
     center, inform, exponential, per_class, keep = wanted
     sizes = (rows.largest, width, k, splits, *rows.features.stride)
-    flags = {"CENTER": center, "INFORM": inform}
+    flags: dict[str, Any] = {"CENTER": center, "INFORM": inform}
     terms = Launch(
         class_terms, cut.grid, sizes, **flags, **cut.options, EXPONENTIAL=exponential, KEEP=keep, PER_CLASS=per_class
     )

@@ -22,7 +22,7 @@ class Side(NamedTuple):
 
     features: Tensor
     offsets: Tensor | None
-    index: Tensor | None
+    index: Tensor | None  # type: ignore[assignment]  # a tuple has a method of this name, which nobody calls
     largest: int
 
     @property
@@ -160,7 +160,7 @@ def partials_of(real: Side | None, syn: Side, num_classes: int, terms: Terms, mo
     ticket = None if terms.real == "none" else features.new_empty(1, dtype=torch.int32)
     if ticket is not None and not plan.moments:
         ticket.zero_()
-    sides = real, syn
+    sides = real or syn, syn
     for left_number, right_number, done, launch in plan.moments:
         left, right = sides[left_number], sides[right_number]
         launch(
