@@ -88,11 +88,12 @@ def product(left, right, PRECISION: tl.constexpr):
         hi, other = round_to_tf32(left), round_to_tf32(right)
         part = tl.dot(hi, tl.trans(right - other), input_precision="tf32")
         part = tl.dot(left - hi, tl.trans(other), part, input_precision="tf32")
-        return tl.dot(hi, tl.trans(other), part, input_precision="tf32")
+        part = tl.dot(hi, tl.trans(other), part, input_precision="tf32")
     elif PRECISION == "tf32":  # with max_num_imprecise_acc, which only float8 obeys, no pass moves the sum into the dot
-        return tl.dot(left, tl.trans(right), input_precision="tf32", max_num_imprecise_acc=1)
+        part = tl.dot(left, tl.trans(right), input_precision="tf32", max_num_imprecise_acc=1)
     else:
-        return tl.dot(left, tl.trans(right), out_dtype=tl.float64)
+        part = tl.dot(left, tl.trans(right), out_dtype=tl.float64)
+    return part
 
 
 @triton.jit
