@@ -19,7 +19,7 @@ def sums_of(
     features, strides, first, start, stop, longest, index, scales, pivot, columns, inside,
     CENTER: tl.constexpr, INFORM: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The sums of z − pivot and of P over the program's rows, (CLASSES, WIDTH); the scale of each row into `scales`."""
+    """The sums of z − pivot and of P over the program's rows: (CLASSES, WIDTH). Each row's scale goes into `scales`."""
     shape: tl.constexpr = (pivot.shape[0], ROWS, pivot.shape[1])
     shifts, masses = tl.zeros(pivot.shape, pivot.dtype), tl.zeros(pivot.shape, pivot.dtype)
     absent = pivot[:, None, :].to(features.dtype.element_ty)  # a row that does not exist adds nothing to `shift`

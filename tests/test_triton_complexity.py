@@ -21,7 +21,8 @@ from oracle import (
 )
 
 import ddfast.functional as DF
-from ddfast.kernels.complexity_rows import cells_of, classes_of, columns_of, rows_of
+from benchmarks.workloads import WORKLOADS
+from ddfast.kernels.complexity_rows import cells_of, classes_of, columns_of, log, rows_of
 from ddfast.kernels.complexity_tiling import LARGE, Cut, class_cut
 from ddfast.kernels.tiling import Chip, power_of_two
 from ddfast.operators import triton_complexity
@@ -158,6 +159,67 @@ def test_classes_larger_than_a_tile(chip, multiprocessors, loss):
     splits = class_cut(2, 67, 513, False, Chip(90, multiprocessors)).grid[1]
     assert (splits > 1) == (multiprocessors > 1)
     check(batch((513,), [], [1] * 5 + [0] * 67, 2, spread=0.1), loss, torch.float32)
+
+
+@on_triton
+@pytest.mark.parametrize("splits", [1, 3])
+def test_nearly_uniform_softmax_is_accurate(cut, splits):
+    """A KL of about 1e-4, in which errors of the logarithm that all go to one side would show."""
+    cut(1, 4, splits)
+    check(batch((512,), [], [0] * 20, 1, spread=0.014), NAMED["cx"], torch.float32)
+
+
+@on_triton
+def test_a_class_of_hundreds_of_steps_is_summed_as_accurately_as_eager_sums_it(cut):
+    cut(1, 1, 1)
+    check(batch((16,), [], [0] * 400, 1, spread=0.014), NAMED["cx"], torch.float32)
+
+
+@triton.jit
+def logarithms(x, out, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    tl.store(out + at, log(tl.load(x + at)))
+
+
+@on_triton
+def test_the_logarithm_is_within_one_unit_in_the_last_place():
+    """Of every order of magnitude that a probability has, and close to 1; and 0·log 0 is 0."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.exp(-87 * torch.rand(2**15, generator=generator))
+    x = torch.cat([spread, 1 - 0.02 * torch.rand(2**15, generator=generator)]).to(DEVICE)
+    out = torch.empty_like(x)
+    logarithms[1,](x, out, len(x))
+    exact = x.double().log()
+    unit = torch.nextafter(exact.abs().float(), torch.tensor(torch.inf, device=DEVICE)).double() - exact.abs().float()
+    assert ((out - exact).abs() <= unit.clamp(min=1e-38)).all()
+    logarithms[1,](torch.zeros_like(x), out, len(x))
+    assert out.isfinite().all()
+
+
+class Recorder:
+    """Stands for a kernel and notes its name instead of launching it."""
+
+    def __init__(self, name, launched):
+        self.name, self.launched = name, launched
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: self.launched.append(self.name)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.05], ids=["released", "exponential"])
+@pytest.mark.parametrize("name", list(WORKLOADS))
+def test_a_forward_has_two_launches(monkeypatch, chip, name, alpha):
+    """At every standard workload, whether programs share its classes or not."""
+    chip(132)
+    launched = []
+    for kernel in ("class_sums", "class_terms", "totals"):
+        monkeypatch.setattr(triton_complexity, kernel, Recorder(kernel, launched))
+    workload = WORKLOADS[name]
+    rows = torch.empty(workload.classes * workload.ipc, workload.width, device="meta")
+    side = (None, None, workload.ipc, workload.classes)
+    triton_complexity.class_complexity(rows, *side, 0.05, 1.0, alpha, 0.0, "batchmean", True)
+    shared = name == "c10-ipc1000"
+    assert launched == (["class_sums", "class_terms"] if shared else ["class_terms", "totals"])
 
 
 @triton.jit
