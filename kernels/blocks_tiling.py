@@ -52,9 +52,9 @@ def conv_cut(channels: int, height: int, width: int, double: bool, backward: boo
 def tap_cut(channels: int, height: int, width: int, itemsize: int) -> Cut:
     """For the gradient of images: one pixel of a thread, whose 36 sums are in its registers as well.
 
-    Beside them there is room for eight channels of float32; four in float64, or of 16 bits, which are unpacked.
+    Beside them there is room for four channels: with eight of float32, Triton 3.6 spills.
     """
-    double, side = itemsize == 8, min(8 if itemsize == 4 else 4, power_of_two(channels))
+    double, side = itemsize == 8, min(4, power_of_two(channels))
     rows, columns, whole = _plane(height, width, 512 // (1 + double))
     if not whole:
         rows = max(256 // columns, 2)

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import assert_close, distance, many, runnable
-from test_blocks import BLOCKS, CONVS, LAYOUTS, NORMS, Block, on
+from test_blocks import BLOCKS, CONVS, LAYOUTS, NORMS, Block, away_from_the_kink, on
 
-from ddfast.kernels import blocks_tiling
+from ddfast.kernels import blocks_tiling, tables
 from ddfast.kernels.tiling import Chip
 from ddfast.operators import norm_block, triton_blocks
 
@@ -155,3 +155,56 @@ def test_usual_cuts():
     assert (last.programs, last.tiles, last.options["num_warps"]) == (8, 1, 16)
     assert not blocks_tiling.block_cut(64, 256, 256, False, 4).options["WHOLE"]
     assert [blocks_tiling.splits_of(images, 4, Chip(90, 132)) for images in (32, 33)] == [2, 1]
+
+
+def check_way(block, dtype, mean, layout):
+    """Result and gradient: twice the error of PyTorch's modules, or 1e-5 for the split products of float32."""
+    inputs = [it.to(dtype) for it in block.inputs(0, mean, layout)]
+    wide = [it.double() for it in inputs]
+    upstream = away_from_the_kink(block, wide, dtype)
+    exact = block.differentiate(block.modules, wide, upstream)
+    eager = block.differentiate(block.modules, inputs, upstream.to(dtype))
+    ours = block.differentiate(lambda *it: block(*it, backend="triton"), on(DEVICE, inputs), upstream.to(DEVICE, dtype))
+    for one, other, right in zip(ours, eager, exact, strict=True):
+        error, usual = ((it.cpu().double() - right).norm() / right.norm() for it in (one, other))
+        assert error <= max(2 * usual, 1e-5 if dtype == torch.float32 else 0)
+
+
+@on_triton
+@pytest.mark.parametrize("way", ["fma", "product"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "mean"), [(torch.float32, 0.0), (torch.float32, 1e3), (torch.bfloat16, 0.0)], ids=str
+)
+@pytest.mark.parametrize("block", CONVS, ids=lambda block: block.name)
+def test_both_ways_of_a_convolution_are_as_accurate_as_modules(monkeypatch, block, dtype, mean, layout, way):
+    """Also where the images' mean is a thousand times their spread, which the pivot takes off a product."""
+    monkeypatch.setattr(triton_blocks, "conv_path", lambda *_: way)
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    check_way(block, dtype, mean, layout)
+
+
+@on_triton
+@pytest.mark.parametrize("tile", [(16, 4, 4, 1), (2, 4, 8, 2), (4, 2, 2, 1)], ids=str)
+@pytest.mark.parametrize("block", CONVS, ids=lambda block: block.name)
+def test_products_of_any_tile(monkeypatch, cut, block, tile):
+    """Tiles that stick out of the map, and several of them; two parts of the channels."""
+    monkeypatch.setattr(triton_blocks, "conv_path", lambda *_: "product")
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    cut(*tile)
+    check_way(block, torch.float32, 0.0, LAYOUTS[0])
+
+
+@pytest.mark.parametrize("precision", ["half", "tf32", "float32"])
+def test_the_table_of_a_card_decides_which_way_a_convolution_goes(monkeypatch, precision):
+    """By the nearest plane, for each operator and precision by itself; without a row, the prediction."""
+    rows = [
+        {"kernel": "conv_block", "p": 1024, "precision": precision, "path": "plain"},
+        {"kernel": "conv_block", "p": 4096, "precision": precision, "path": "fma"},
+    ]
+    monkeypatch.setattr(blocks_tiling, "table", lambda name: rows if name == "card" else tables.table(name))
+    card, other = Chip(90, 132, "card"), Chip(90, 132, "another card")
+    assert [blocks_tiling.fastest("conv_block", p, precision, card) for p in (900, 4096)] == ["plain", "fma"]
+    assert blocks_tiling.fastest("conv_block_backward", 1024, precision, card) == "product"
+    assert blocks_tiling.fastest("conv_block", 1024, precision, other) == "product"
+    assert blocks_tiling.fastest("conv_block", 1024, "float64", card) == "fma"
