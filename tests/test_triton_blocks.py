@@ -180,7 +180,7 @@ def check_way(block, dtype, mean, layout):
 def test_both_ways_of_a_convolution_are_as_accurate_as_modules(monkeypatch, block, dtype, mean, layout, way):
     """Also where the images' mean is a thousand times their spread, which the pivot takes off a product."""
     monkeypatch.setattr(triton_blocks, "conv_path", lambda *_: way)
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    monkeypatch.setattr(triton_blocks, "precision_of", lambda x: "half" if x.itemsize == 2 else "float32")
     check_way(block, dtype, mean, layout)
 
 
@@ -190,7 +190,7 @@ def test_both_ways_of_a_convolution_are_as_accurate_as_modules(monkeypatch, bloc
 def test_products_of_any_tile(monkeypatch, cut, block, tile):
     """Tiles that stick out of the map, and several of them; two parts of the channels."""
     monkeypatch.setattr(triton_blocks, "conv_path", lambda *_: "product")
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    monkeypatch.setattr(triton_blocks, "precision_of", lambda x: "half" if x.itemsize == 2 else "float32")
     cut(*tile)
     check_way(block, torch.float32, 0.0, LAYOUTS[0])
 
