@@ -177,7 +177,7 @@ def augment_batch(
 
 
 def tabulate_batch(draws: Tensor, strategy: Sequence[str], size: Sequence[int]) -> Tensor:
-    """What becomes of the draws (N, DRAWS) of a batch: (N, TABLE) float64 on the CPU, for `transform` of (N, 1, C, H, W).
+    """What becomes of the draws (N, DRAWS) of a batch: (N, TABLE) float64 on the CPU, for images (N, 1, C, H, W).
 
     Args:
         draws, strategy: as in `augment_batch`.

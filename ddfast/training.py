@@ -98,21 +98,21 @@ class Steps:
         """
         order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
         for rows in order.split(BATCH):
-            self._put(rows, torch.rand(len(rows), DRAWS, generator=generator))
-            if len(rows) == BATCH:
-                self._whole()
-            else:
-                self._step(len(rows))
+            self.step(rows, torch.rand(len(rows), DRAWS, generator=generator))
             tick()
 
-    def _put(self, rows: Tensor, draws: Tensor) -> None:
-        """Puts a batch, rows (n,) and draws (n, DRAWS) on the CPU, where the step finds it."""
+    def step(self, rows: Tensor, draws: Tensor) -> None:
+        """A step on the images of `rows` (n,), augmented by `draws` (n, DRAWS) on the CPU; waits for nothing."""
         count = len(rows)
         self._rows[:count].copy_(rows)
         if self.strategy:
             table = tabulate_batch(draws, self.strategy, self.images.shape[-2:])
             on_gpu = self._table.device.type == "cuda"
             self._table[:count].copy_(table.pin_memory() if on_gpu else table, non_blocking=True)
+        if count == BATCH:
+            self._whole()
+        else:
+            self._step(count)
 
     def _step(self, count: int) -> None:
         """All that the device does for a step: nothing in it is a number of the host's."""

@@ -18,6 +18,7 @@ from ddfast.networks import Network, build
 
 Weights = list[Tensor]  # the parameters of a network
 
+
 class Pool:
     """Networks of one architecture, frozen, of which an iteration sees one.
 
