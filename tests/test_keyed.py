@@ -72,12 +72,12 @@ def test_a_choice_is_the_first_uniform_number_times_the_count() -> None:
 def test_a_choice_rounds_as_float32_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the product is next to an integer, float64 would choose another one."""
     found = 0
-    for draw, count in itertools.product(range((1 << 24) - 3000, 1 << 24), (3, 9, 77, 100)):
-        for upper in (draw, draw * 2 // 3):
-            monkeypatch.setattr(keyed, "integers", lambda *_, upper=upper: [upper << 40 | 123])
-            expected = int(torch.tensor(upper / (1 << 24), dtype=torch.float32) * count)
-            assert keyed.choice(0, 0, "a", count) == expected
-            found += expected != int(upper / (1 << 24) * count)
+    for number, count in itertools.combinations(range(1, 101), 2):
+        upper = (number << 24) // count  # the largest draw of which `count` is at most `number`
+        monkeypatch.setattr(keyed, "integers", lambda *_, upper=upper: [upper << 40 | 123])
+        expected = int(torch.tensor(upper / (1 << 24), dtype=torch.float32) * count)
+        assert keyed.choice(0, 0, "a", count) == expected
+        found += expected != int(upper / (1 << 24) * count)
     assert found
 
 
