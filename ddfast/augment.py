@@ -170,13 +170,28 @@ def augment_batch(
         TypeError, ValueError, NotImplementedError: as `augment` does.
     """
     _check(images, draws, "NCHW")
-    u = _uniform(draws, strategy)
+    table = tabulate_batch(draws, strategy, images.shape[-2:])
     if not strategy or not len(images):
         return images
-    operation = _OPERATIONS[strategy[int(_integers(u[0, :1], len(strategy))[0])]]
+    return transform(images[:, None], table.to(images.device, non_blocking=True), backend=backend)[:, 0]
+
+
+def tabulate_batch(draws: Tensor, strategy: Sequence[str], size: Sequence[int]) -> Tensor:
+    """What becomes of the draws (N, DRAWS) of a batch: (N, TABLE) float64 on the CPU, for images (N, 1, C, H, W).
+
+    Args:
+        draws, strategy: as in `augment_batch`.
+        size: (H, W) of the images.
+
+    Raises:
+        TypeError, ValueError: as `augment_batch` does.
+    """
+    u = _uniform(draws, strategy)
     rows = np.zeros((TABLE, len(draws)))
-    _fill(rows, True, operation(u[1:], *images.shape[-2:]))
-    return transform(images[:, None], _table(rows).to(images.device, non_blocking=True), backend=backend)[:, 0]
+    if strategy and len(draws):
+        operation = _OPERATIONS[strategy[int(_integers(u[0, :1], len(strategy))[0])]]
+        _fill(rows, True, operation(u[1:], *size))
+    return _table(rows)
 
 
 def _fill(rows: Array, where: NDArray[np.bool_] | bool, columns: Columns) -> None:

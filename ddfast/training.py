@@ -1,6 +1,7 @@
 """Building a classifier, training it for an epoch, testing it: the part that evaluation and pre-training share."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -8,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from ddfast.augment import DRAWS, augment_batch
+from ddfast.augment import DRAWS, tabulate_batch, transform
 from ddfast.data import Dataset
 from ddfast.networks import Network, build
+from ddfast.operators.schemas import TABLE
 
 BATCH = 256
 Tick = Callable[[], None]
+Work = Callable[[], None]
 
 
 class Architecture(Protocol):
@@ -58,6 +61,71 @@ def optimizer(network: Network, lr: float, weight_decay: float = 5e-4) -> torch.
     return torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
 
 
+class Steps:
+    """Steps of SGD, each on a batch whose rows and augmentation lie where a captured step reads them.
+
+    Args:
+        network, sgd: what learns, and how; `sgd` is that of all steps, for its rates are a part of what is captured.
+        images, labels: (N, C, H, W), made float by `prepare`, and (N,).
+        strategy: one operation for each batch, with parameters for every image.
+        dtype: what the network computes in; its weights, their gradients and momentum stay float32.
+        capture: makes of the step on a whole batch what replays it; that on a partial one is done as written here.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        sgd: torch.optim.SGD,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        prepare: Callable[[Tensor], Tensor],
+        strategy: tuple[str, ...],
+        dtype: torch.dtype = torch.float32,
+        capture: Callable[[Work], Work] | None = None,
+    ) -> None:
+        self.network, self.sgd, self.images, self.labels = network, sgd, images, labels
+        self.prepare, self.strategy, self.dtype = prepare, strategy, dtype
+        self._rows = torch.zeros(BATCH, dtype=torch.int64, device=images.device)
+        self._table = torch.zeros(BATCH, TABLE, dtype=torch.float64, device=images.device)
+        whole = partial(self._step, BATCH)
+        self._whole = capture(whole) if capture else whole
+
+    def epoch(self, generator: torch.Generator, tick: Tick) -> None:
+        """One pass over shuffled batches of 256, the last partial one kept.
+
+        generator: on the CPU. tick: called after every step.
+        """
+        order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
+        for rows in order.split(BATCH):
+            self.step(rows, torch.rand(len(rows), DRAWS, generator=generator))
+            tick()
+
+    def step(self, rows: Tensor, draws: Tensor) -> None:
+        """A step on the images of `rows` (n,), augmented by `draws` (n, DRAWS) on the CPU; waits for nothing."""
+        count = len(rows)
+        self._rows[:count].copy_(rows)
+        if self.strategy:
+            table = tabulate_batch(draws, self.strategy, self.images.shape[-2:])
+            on_gpu = self._table.device.type == "cuda"
+            self._table[:count].copy_(table.pin_memory() if on_gpu else table, non_blocking=True)
+        if count == BATCH:
+            self._whole()
+        else:
+            self._step(count)
+
+    def _step(self, count: int) -> None:
+        """All that the device does for a step: nothing in it is a number of the host's."""
+        rows = self._rows[:count]
+        batch = self.prepare(self.images[rows])
+        if self.strategy:
+            batch = transform(batch[:, None], self._table[:count])[:, 0]
+        loss = F.cross_entropy(_logits(self.network, batch, self.dtype), self.labels[rows])
+        self.sgd.zero_grad(set_to_none=True)
+        loss.backward()
+        self.sgd.step()
+
+
 def train_epoch(
     network: Network,
     sgd: torch.optim.SGD,
@@ -70,20 +138,9 @@ def train_epoch(
     tick: Tick,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """One pass over shuffled batches of 256, the last partial one kept, each with one augmentation for the batch.
-
-    images: (N, C, H, W), made float by `prepare`. generator: on the CPU. tick: called after every step. dtype: what the
-    network computes in; its weights, their gradients and momentum stay float32.
-    """
-    order = torch.randperm(len(images), generator=generator).to(images.device)
-    for rows in order.split(BATCH):
-        draws = torch.rand(len(rows), DRAWS, generator=generator)
-        batch = augment_batch(prepare(images[rows]), draws, strategy)
-        loss = F.cross_entropy(_logits(network, batch, dtype), labels[rows])
-        sgd.zero_grad(set_to_none=True)
-        loss.backward()
-        sgd.step()
-        tick()
+    """An epoch of `Steps` as they are written: nothing is captured."""
+    steps = Steps(network, sgd, images, labels, prepare=prepare, strategy=strategy, dtype=dtype)
+    steps.epoch(generator, tick)
 
 
 def _logits(network: Network, batch: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import safetensors
 import torch
 from rich.console import Console
@@ -113,6 +114,26 @@ def sgd_step(weights: list[Tensor], held: list[Tensor], gradients: Sequence[Tens
         for weight, momentum, gradient in zip(weights, held, gradients, strict=True):
             momentum.mul_(0.9).add_(gradient + decay * weight)
             weight.sub_(rate * momentum)
+
+
+def record_keys(patch: pytest.MonkeyPatch) -> list[tuple[int, int, int, str]]:
+    """The (seed, iteration, class, purpose) of all that is drawn from then on, tests' own images aside."""
+    keys: list[tuple[int, int, int, str]] = []
+    bits, integers = keyed.bits, keyed.integers
+
+    def record_bits(seed: int, iteration: int | Tensor, classes: Tensor, purpose: str, count: int) -> Tensor:
+        numbers = torch.as_tensor(iteration).flatten().tolist()
+        keys.extend((seed, number, label, purpose) for number in numbers for label in classes.tolist())
+        return bits(seed, iteration, classes, purpose, count)
+
+    def record_integers(seed: int, iteration: int, purpose: str, count: int) -> list[int]:
+        if purpose != "test":
+            keys.append((seed, iteration, 0, purpose))
+        return integers(seed, iteration, purpose, count)
+
+    patch.setattr(keyed, "bits", record_bits)
+    patch.setattr(keyed, "integers", record_integers)
+    return keys
 
 
 def contents(folder: Path) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine import ALL, make_distiller, make_pool, make_state, toy
+from engine import ALL, make_distiller, make_pool, make_state, record_keys, toy
 from torch import Tensor
 
 from ddfast import keyed
 from ddfast.augment import DRAWS, STRATEGY, tabulate, transform
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
+from ddfast.distill.loop import BLOCK
 from ddfast.distill.plan import Plan
 from ddfast.distill.pool import Pool
 
@@ -124,19 +125,25 @@ class TestDraws:
         assert all(abs(again.count(network) / len(again) - 1 / 3) < 0.06 for network in range(3))
 
     def test_every_number_has_one_use(self, iterate: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is drawn for one purpose says nothing about another."""
-        keys: list[tuple[Any, ...]] = []
-
-        def bits(seed: int, iteration: int, classes: Tensor, purpose: str, count: int) -> Tensor:
-            if purpose != "test":  # the images that the test itself makes
-                keys.extend((seed, int(iteration), label, purpose) for label in classes.tolist())
-            return original(seed, iteration, classes, purpose, count)
-
-        original = keyed.bits
-        monkeypatch.setattr(keyed, "bits", bits)
-        for number in (0, 1):
+        """What is drawn for one purpose says nothing about another; augmentations are drawn for a block at once."""
+        keys = record_keys(monkeypatch)
+        for number in (0, 1, BLOCK - 1):
             iterate(number)
-        assert len(keys) == len(set(keys)) == 2 * (4 + 4 + 1 + 1)
+        assert len(keys) == len(set(keys)) == BLOCK * 4 + 3 * (4 + 1 + 1)
+
+    def test_an_iteration_has_the_augmentations_of_its_own_whatever_the_block(
+        self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Bit for bit those that are drawn and tabulated for it alone, in any order of iterations."""
+        distiller = make_distiller(config(seed=5), dataset)
+        for number in (*range(3 * BLOCK), 7, 8, 1000):
+            draws = keyed.uniform(5, number, torch.arange(4), "augmentation", DRAWS)
+            assert torch.equal(distiller._tabulated(number), tabulate(draws, distiller.strategy, dataset.size))
+        again = []
+        monkeypatch.setattr("ddfast.distill.loop.tabulate", lambda *given: again.append(1) or tabulate(*given))
+        for number in range(3 * BLOCK):
+            distiller._tabulated(number)
+        assert len(again) == 3
 
     def test_global_random_state_plays_no_part(self, dataset: Dataset, pool: Pool) -> None:
         settings, ends = config(**ALL), []

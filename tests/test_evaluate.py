@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ddfast import keyed, training
-from ddfast.augment import DRAWS, augment_batch, parse_strategy
+from ddfast.augment import DRAWS, augment_batch, parse_strategy, tabulate_batch, transform
 from ddfast.data import Dataset, Split
 from ddfast.distill.config import Config
 from ddfast.distill.subject import find_subject
@@ -107,11 +107,18 @@ class TestTraining:
     def batches(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, tuple[str, ...]]]:
         seen: list[tuple[Tensor, Tensor, tuple[str, ...]]] = []
 
-        def record(images: Tensor, draws: Tensor, strategy: tuple[str, ...]) -> Tensor:
-            seen.append((images, draws, strategy))
-            return augment_batch(images, draws, strategy)
+        def record(draws: Tensor, strategy: tuple[str, ...], size: tuple[int, int]) -> Tensor:
+            drawn.append((draws, strategy))
+            return tabulate_batch(draws, strategy, size)
 
-        monkeypatch.setattr(training, "augment_batch", record)
+        def see(images: Tensor, table: Tensor) -> Tensor:
+            assert torch.equal(table, tabulate_batch(*drawn[-1], images.shape[-2:]))
+            seen.append((images[:, 0], *drawn[-1]))
+            return transform(images, table)
+
+        drawn: list[tuple[Tensor, tuple[str, ...]]] = []
+        monkeypatch.setattr(training, "tabulate_batch", record)
+        monkeypatch.setattr(training, "transform", see)
         return seen
 
     def test_sees_every_image_once_an_epoch_in_batches_of_256(self, batches: list[Any]) -> None:

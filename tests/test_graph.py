@@ -12,20 +12,26 @@ from typing import Any
 
 import pytest
 import torch
-from engine import ALL, make_distiller, make_pool, make_state, toy
+from engine import ALL, make_pool, make_state, toy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ddfast import keyed
+from ddfast.augment import DRAWS
 from ddfast.data import Dataset
 from ddfast.distill import graph
 from ddfast.distill import pool as pools
 from ddfast.distill.config import Config
 from ddfast.distill.folder import State
 from ddfast.distill.graph import Recorded
-from ddfast.distill.loop import Distiller
+from ddfast.distill.late import LATE, Late
+from ddfast.distill.loop import BLOCK, Distiller
 from ddfast.distill.plan import Plan
 from ddfast.distill.pool import Ahead, Pool
+from ddfast.distill.precision import convert
+from ddfast.distill.pretrain import PoolConfig
+from ddfast.training import Steps, build_network, optimizer
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 PLANS = {"whole": Plan(4, 8, 3, 99), "chunks": Plan(3, 8, 3, 5), "parts": Plan(1, 3, 2, 2)}
@@ -54,16 +60,18 @@ class Capture(TorchDispatchMode):
                     old.copy_(new)
 
 
-def stand_in(state: State) -> Callable[..., tuple[Tensor, Callable[[], None]]]:
-    """`graph.record`, which leaves `state` and the generator as they were: a graph that is captured has not run."""
+def stand_in(changed: Callable[[], list[Tensor]]) -> Callable[..., tuple[Any, Callable[[], None]]]:
+    """`graph.record`, which leaves `changed()` and the generator as they were: a graph that is captured has not run."""
 
-    def record(work: Callable[[], Tensor], generator: torch.Generator) -> tuple[Tensor, Callable[[], None]]:
-        before = state.images.clone(), state.momentum.clone(), generator.get_state()
+    def record(work: Callable[[], Any], generator: torch.Generator | None) -> tuple[Any, Callable[[], None]]:
+        before = [(tensor, tensor.clone()) for tensor in changed()]
+        drawn = generator.get_state() if generator else None
         with Capture() as capture:
             result = work()
-        state.images.copy_(before[0])
-        state.momentum.copy_(before[1])
-        generator.set_state(before[2])
+        for tensor, held in before:
+            tensor.detach().copy_(held)
+        if generator:
+            generator.set_state(drawn)
         return result, capture.replay
 
     return record
@@ -76,9 +84,9 @@ class Toy:
     pool: Pool
 
     def begin(self, plan: Plan, **keys: Any) -> tuple[Distiller, State]:
-        config = self.config.replace(**keys)
-        distiller, state = make_distiller(config, self.dataset, self.pool, plan), make_state(config, self.dataset)
-        device = self.dataset.train.images.device
+        config, device = self.config.replace(**keys), self.dataset.train.images.device
+        network = convert(build_network(config, self.dataset).requires_grad_(False), config.precision, device)
+        distiller, state = Distiller(config, self.dataset, network, self.pool, plan), make_state(config, self.dataset)
         return distiller, replace(state, images=state.images.to(device), momentum=state.momentum.to(device))
 
 
@@ -90,23 +98,40 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Toy(config, dataset, pool)
 
 
-def record_on_cpus(distiller: Distiller, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes `distiller` capture its iterations of `state` where there is no CUDA."""
+@pytest.fixture
+def capture_on_cpus(made: Toy, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], list[Tensor]]], None]:
+    """Called with what a captured work changes, it has the stand-in capture where there is no CUDA."""
+
+    def use(changed: Callable[[], list[Tensor]]) -> None:
+        if made.dataset.train.images.device.type == "cpu":
+            monkeypatch.setattr(graph, "record", stand_in(changed))
+            monkeypatch.setattr(graph, "warm_up", lambda work: work())
+
+    return use
+
+
+def record_on_cpus(distiller: Distiller, state: State, capture_on_cpus: Any) -> None:
+    """Makes `distiller` capture its iterations of `state`, and its teacher's steps, where there is no CUDA."""
+    teacher = distiller.teacher
+
+    def changed() -> list[Tensor]:
+        taught = [*vars(teacher.student).values(), teacher.turn] if teacher and teacher.student else []
+        return [state.images, state.momentum, *taught]
+
+    capture_on_cpus(changed)
     if distiller.device.type == "cpu":
-        monkeypatch.setattr(graph, "record", stand_in(state))
-        monkeypatch.setattr(graph, "warm_up", lambda work: work())
         distiller._steps = state, Recorded(lambda: distiller._step(state), distiller.generator)
+        if teacher:
+            teacher._learn = Recorded(teacher._step)
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 @pytest.mark.parametrize("augmentation", [Config.augmentation, "none"])
-def test_replays_are_the_run_without_a_graph(
-    plan: Plan, augmentation: str, made: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replays_are_the_run_without_a_graph(plan: Plan, augmentation: str, made: Toy, capture_on_cpus: Any) -> None:
     """Six iterations: one to warm up, one recorded, four that draw other networks, images and augmentations."""
     plain, expected = made.begin(plan, graph=False, augmentation=augmentation)
     recorded, state = made.begin(plan, graph=True, augmentation=augmentation)
-    record_on_cpus(recorded, state, monkeypatch)
+    record_on_cpus(recorded, state, capture_on_cpus)
     seen = []
     for _ in range(6):
         terms = plain.iterate(expected)
@@ -119,31 +144,67 @@ def test_replays_are_the_run_without_a_graph(
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen)), "a stale replay would look right"
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("plan", [PLANS["chunks"], PLANS["parts"]], ids=["chunks", "parts"])
-def test_networks_of_a_queue_are_lent_to_the_graph(plan: Plan, made: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """... with their accuracy, while new ones come and all of them learn outside of it."""
-    keys = {"method": "idm", "partition": 2, "cross_entropy_weight": 0.1, "queue_every": 2, "queue_steps": 1}
+def test_networks_of_a_queue_are_lent_and_taught_by_replays(
+    plan: Plan, precision: str, made: Toy, capture_on_cpus: Any
+) -> None:
+    """... with their accuracy; new ones come, and other networks, batches and steps are the next one's."""
+    keys = {"method": "idm", "partition": 2, "cross_entropy_weight": 0.1, "queue_every": 2, "queue_steps": 2}
+    keys |= {"precision": precision, "centralization_weight": 0.0, "cmi_weight": 0.0}
     plain, expected = made.begin(plan, graph=False, **keys)
     recorded, state = made.begin(plan, graph=True, **keys)
-    record_on_cpus(recorded, state, monkeypatch)
+    record_on_cpus(recorded, state, capture_on_cpus)
     entropies = []
     for _ in range(6):
         terms = plain.iterate(expected)
         assert torch.equal(recorded.iterate(state), terms)
         assert torch.equal(state.images, expected.images)
         assert torch.equal(state.momentum, expected.momentum)
+        for name, tensor in vars(expected.queue).items():
+            assert torch.equal(getattr(state.queue, name), tensor)
         entropies.append(float(terms[-1]))
     assert recorded._steps[1]._recorded is not None
+    assert recorded.teacher._learn._recorded is not None
     assert len(set(entropies)) > 3, "a stale accuracy would give all the same, or none"
-    for name, tensor in vars(expected.queue).items():
-        assert torch.equal(getattr(state.queue, name), tensor)
+    assert state.queue.seen.sum() == 6 * 2 * 2 * 48
+    assert len(state.queue.seen.unique()) > 2, "some networks learned more often than others"
 
 
-def test_another_state_is_another_graph(made: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("strategy", [(), ("crop", "scale", "color")], ids=["plain", "augmented"])
+def test_a_pool_network_trained_by_replays_is_that_of_plain_steps(
+    strategy: tuple[str, ...], dtype: torch.dtype, made: Toy, capture_on_cpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs of two whole batches, replayed from the third on, and a partial one, which is not."""
+    monkeypatch.setattr("ddfast.training.BATCH", 20)
+    split, ends = made.dataset.train, []
+    for capture in (None, Recorded):
+        generator = keyed.generator(0, 0, "test", split.images.device)
+        network = build_network(PoolConfig(network="convnet", width=8, depth=2), made.dataset, generator)
+        sgd = optimizer(network, 0.05)
+        keys = {"prepare": made.dataset.normalise, "strategy": strategy, "dtype": dtype, "capture": capture}
+        steps = Steps(network, sgd, split.images, split.labels, **keys)
+        parameters = list(network.parameters())
+        capture_on_cpus(lambda: [*parameters, *(sgd.state[it]["momentum_buffer"] for it in parameters)])  # noqa: B023
+        shuffle, ticks, course = torch.Generator().manual_seed(3), [], []
+        for _ in range(3):
+            steps.epoch(shuffle, lambda: ticks.append(1))  # noqa: B023
+            momentum = [sgd.state[it]["momentum_buffer"] for it in parameters]
+            course.append(torch.cat([it.detach().flatten().clone() for it in (*parameters, *momentum)]))
+        assert len(ticks) == 3 * 3
+        ends.append(course)
+    assert steps._whole._recorded is not None
+    for got, expected in zip(*ends, strict=True):
+        assert torch.equal(got, expected)
+    assert not torch.equal(ends[0][1], ends[0][2])
+
+
+def test_another_state_is_another_graph(made: Toy, capture_on_cpus: Any) -> None:
     """... with no trace of the first."""
     distiller, first = made.begin(PLANS["chunks"])
     _, second = made.begin(PLANS["chunks"])
-    record_on_cpus(distiller, first, monkeypatch)
+    record_on_cpus(distiller, first, capture_on_cpus)
     for _ in range(3):
         distiller.iterate(first)
     held = first.images.clone()
@@ -154,15 +215,53 @@ def test_another_state_is_another_graph(made: Toy, monkeypatch: pytest.MonkeyPat
 
 
 @CUDA
+@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("keys", [{}, {"method": "idm", "cross_entropy_weight": 0.1, "queue_every": 1}], ids=str)
-def test_an_iteration_never_waits_for_the_device(made: Toy, keys: dict[str, Any]) -> None:
-    distiller, state = made.begin(PLANS["parts"], graph=False, **keys)
-    distiller.iterate(state)
+def test_an_iteration_never_waits_for_the_device(made: Toy, keys: dict[str, Any], graph: bool) -> None:
+    """Neither does the log, which reads what an earlier one gave."""
+    distiller, state = made.begin(PLANS["parts"], graph=graph, **keys)
+    late = Late(distiller.device)
+    for _ in range(LATE + 2):  # the first are warm, and record
+        late.put(state.iteration, distiller.iterate(state))
+    torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        distiller.iterate(state)
+        for _ in range(2 * BLOCK):
+            late.put(state.iteration, distiller.iterate(state))
+            assert late.due(state.iteration)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@CUDA
+def test_a_step_of_a_pool_network_never_waits_for_the_device(made: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddfast.training.BATCH", 20)
+    dataset = made.dataset
+    device = dataset.train.images.device
+    network = build_network(PoolConfig(network="convnet", width=8, depth=2), dataset, torch.Generator(device))
+    keys = {"prepare": dataset.normalise, "strategy": ("crop", "scale"), "capture": Recorded}
+    steps = Steps(network, optimizer(network, 0.01), dataset.train.images, dataset.train.labels, **keys)
+    steps.epoch(torch.Generator(), lambda: None)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for count in (20, 20, 8):
+            steps.step(torch.arange(count, device=device), torch.rand(count, DRAWS))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@CUDA
+def test_late_rows_are_those_of_their_iterations_though_replays_write_over_them(made: Toy) -> None:
+    plain, expected = made.begin(PLANS["chunks"], graph=False)
+    recorded, state = made.begin(PLANS["chunks"], graph=True)
+    late, read, wanted = Late(recorded.device), [], []
+    for number in range(3 * LATE):
+        late.put(number, recorded.iterate(state))
+        read += late.due(number)
+        wanted.append((number, plain.iterate(expected).tolist()))
+    assert len(read) == 2 * LATE
+    assert read + late.rest() == wanted
 
 
 class Streams:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from engine import ALL, make_distiller, make_pool, make_state, toy
+from engine import ALL, make_distiller, make_pool, make_state, record_keys, toy
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
@@ -16,7 +16,7 @@ from ddfast.augment import DRAWS, augment, parse_strategy
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.folder import State
-from ddfast.distill.loop import TERMS, Distiller
+from ddfast.distill.loop import BLOCK, TERMS, Distiller
 from ddfast.distill.plan import Plan
 from ddfast.distill.pool import Pool
 from ddfast.networks import Network, build, draw_weights
@@ -191,18 +191,10 @@ def test_cross_entropy_alone_is_a_loss_beside_those_of_a_pool(dataset: Dataset, 
 
 def test_every_number_has_one_use(dataset: Dataset, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn for one purpose says nothing about another."""
-    used: list[tuple[Any, ...]] = []
-    original = keyed.bits
-
-    def bits(seed: int, iteration: int, classes: Tensor, purpose: str, count: int) -> Tensor:
-        if purpose != "test":  # the images that the test itself makes
-            used.extend((seed, int(iteration), label, purpose) for label in classes.tolist())
-        return original(seed, iteration, classes, purpose, count)
-
     config = Config(**{**KEYS, **CASES["all"]})
     distiller, state = begin(config, dataset, pool)
-    monkeypatch.setattr(keyed, "bits", bits)
+    used = record_keys(monkeypatch)
     for _ in range(6):
         distiller.iterate(state)
     networks, member, augmentation, images, batches = 3 + 2, 1 + 1 + 1, 4, 4, 2 * 2
-    assert len(used) == len(set(used)) == networks + 6 * (member + augmentation + images + batches)
+    assert len(used) == len(set(used)) == networks + BLOCK * augmentation + 6 * (member + images + batches)

@@ -54,6 +54,42 @@ def test_equals_plain_integers_that_are_cut_to_64_bits(
     assert drawn.tolist() == [plain(seed, iteration, label, purpose, 5) for label in labels]
 
 
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.integers(-(2**70), 2**70), st.integers(0, 2**40), st.text(max_size=9))
+def test_integers_are_the_bits_of_class_0(seed: int, iteration: int, purpose: str) -> None:
+    assert keyed.integers(seed, iteration, purpose, 5) == plain(seed, iteration, 0, purpose, 5)
+    assert keyed.key(seed, iteration, purpose) == plain(seed, iteration, 0, purpose, 1)[0]
+
+
+def test_a_choice_is_the_first_uniform_number_times_the_count() -> None:
+    """In float32: all runs that anybody has made chose their networks so."""
+    none = torch.zeros(1, dtype=torch.int64)
+    for number, count in itertools.product(range(500), (1, 2, 3, 7, 100)):
+        expected = int(keyed.uniform(3, number, none, "a", 1) * count)
+        assert keyed.choice(3, number, "a", count) == expected < count
+
+
+def test_a_choice_rounds_as_float32_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the product is next to an integer, float64 would choose another one."""
+    found = 0
+    for number, count in itertools.combinations(range(1, 101), 2):
+        upper = (number << 24) // count  # the largest draw of which `count` is at most `number`
+        monkeypatch.setattr(keyed, "integers", lambda *_, upper=upper: [upper << 40 | 123])
+        expected = int(torch.tensor(upper / (1 << 24), dtype=torch.float32) * count)
+        assert keyed.choice(0, 0, "a", count) == expected
+        found += expected != int(upper / (1 << 24) * count)
+    assert found
+
+
+def test_many_iterations_at_once_are_each_by_itself() -> None:
+    numbers = torch.arange(40, 56)[:, None]
+    for draw in (keyed.bits, keyed.uniform):
+        block = draw(-7, numbers, CLASSES, "augmentation", 4)
+        each = [draw(-7, number, CLASSES, "augmentation", 4) for number in range(40, 56)]
+        assert torch.equal(block, torch.stack(each))
+        assert torch.equal(draw(-7, torch.tensor(41), CLASSES, "augmentation", 4), each[1])
+
+
 def test_known_values() -> None:
     """Pinned: a change here changes every run that anybody has made."""
     assert keyed.bits(0, 0, torch.tensor([0, 1]), "real images", 2).tolist() == [

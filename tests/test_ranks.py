@@ -225,7 +225,7 @@ class TestARankThatDies:
         well(run(2, "distill", "--resume", "--out", out, cwd=folder))
         same_run(folder / out, whole("all"))
 
-    @pytest.mark.parametrize("target", [TRAIN, "ddfast.distill.pretrain.train_epoch"])
+    @pytest.mark.parametrize("target", [TRAIN, "ddfast.distill.pretrain:Steps.epoch"])
     def test_in_an_evaluation_or_the_pool(self, target: str, folder: Path, whole: Callable[[str], Path]) -> None:
         out = f"killed in {target}"
         outcomes = run(2, *words(out, CASES["all"]), cwd=folder, setups={1: at_call(2, target, KILL)})
@@ -263,7 +263,7 @@ class TestAStop:
         well(run(2, "distill", "--resume", "--out", out, cwd=folder))
         assert held(folder / out).iteration == 7
 
-    @pytest.mark.parametrize("target", [TRAIN, "ddfast.distill.pretrain.train_epoch"])
+    @pytest.mark.parametrize("target", [TRAIN, "ddfast.distill.pretrain:Steps.epoch"])
     def test_in_an_evaluation_or_the_pool(self, target: str, folder: Path, whole: Callable[[str], Path]) -> None:
         out = f"stopped in {target}"
         interrupt = "os.kill(os.getpid(), 2)"

@@ -106,7 +106,7 @@ class TestStopped:
 
     def test_in_the_training_of_the_pool(self, folder: Path, signum: signal.Signals) -> None:
         out = f"pool-{signum.name}"
-        self.stop(folder, out, signum, "ddfast.distill.pretrain.train_epoch", 4)
+        self.stop(folder, out, signum, "ddfast.distill.pretrain:Steps.epoch", 4)
         names = {path.name for path in (folder / out / "pool").iterdir()}
         assert names == {"pool.json", "network-0000.safetensors", "network-0001.partial"}
         goes_on(folder, out)
@@ -142,7 +142,7 @@ class TestStopped:
             "device": "cpu",
         }
         command = ["pretrain", *options(keys), "--out", f"pretrain-{signum.name}"]
-        setup = at_call(4, "ddfast.distill.pretrain.train_epoch", f"os.kill(os.getpid(), {int(signum)})")
+        setup = at_call(4, "ddfast.distill.pretrain:Steps.epoch", f"os.kill(os.getpid(), {int(signum)})")
         outcome = ddfast(*command, cwd=folder, setup=setup)
         assert outcome.mistake(CODES[signum]) == f"stopped by {signum.name}"
         assert ddfast(*command, cwd=folder).code == 0

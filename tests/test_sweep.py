@@ -323,7 +323,7 @@ class TestGoingOn:
     @pytest.mark.parametrize(
         ("number", "target"),
         [
-            (2, "ddfast.distill.pretrain.train_epoch"),
+            (2, "ddfast.distill.pretrain:Steps.epoch"),
             (2, "ddfast.distill.loop:Distiller.iterate"),
             (9, "ddfast.distill.loop:Distiller.iterate"),
             (23, "ddfast.distill.loop:Distiller.iterate"),
@@ -352,7 +352,7 @@ class TestGoingOn:
 
         before, held = changed(), results(whole)
         words = ["sweep", "--data", "./data", *options(KEYS), *WORDS, "--resume"]
-        setup = f"{NO_PICTURES}\nimport ddfast.training as t; t.train_epoch = None"
+        setup = f"{NO_PICTURES}\nimport ddfast.training as t; t.Steps.epoch = None"
         assert ddfast(*words, cwd=whole, setup=setup).code == 0
         assert (changed(), results(whole)) == (before, held)
 

@@ -1,12 +1,14 @@
 """An iteration as a single launch: CUDA records its kernels once, and replays them on the same memory."""
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+
+T = TypeVar("T")
 
 
-class Recorded:
+class Recorded(Generic[T]):
     """A piece of work that is done once as it is written, then recorded, and from then on replayed.
 
     What it does is fixed when it is recorded, down to addresses. So whatever changes from one call to the next must lie
@@ -14,15 +16,15 @@ class Recorded:
 
     Args:
         work: waits for nothing on the device; its result keeps its place, and the next call writes over it.
-        generator: on a CUDA device, the only one that `work` draws from.
+        generator: on a CUDA device, the only one that `work` draws from; None if it draws from none.
     """
 
-    def __init__(self, work: Callable[[], Tensor], generator: torch.Generator) -> None:
+    def __init__(self, work: Callable[[], T], generator: torch.Generator | None = None) -> None:
         self._work, self._generator = work, generator
         self._warm = False
-        self._recorded: tuple[Tensor, Callable[[], None]] | None = None
+        self._recorded: tuple[T, Callable[[], None]] | None = None
 
-    def __call__(self) -> Tensor:
+    def __call__(self) -> T:
         if not self._warm:
             self._warm = True
             return warm_up(self._work)
@@ -33,7 +35,7 @@ class Recorded:
         return result
 
 
-def warm_up(work: Callable[[], Tensor]) -> Tensor:
+def warm_up(work: Callable[[], T]) -> T:
     """Does the work on a stream of its own, as recording will: libraries and compilers make ready what they need."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -43,10 +45,11 @@ def warm_up(work: Callable[[], Tensor]) -> Tensor:
     return result
 
 
-def record(work: Callable[[], Tensor], generator: torch.Generator) -> tuple[Tensor, Callable[[], None]]:
+def record(work: Callable[[], T], generator: torch.Generator | None) -> tuple[T, Callable[[], None]]:
     """Where the result of `work` will be, and what does the work; nothing is done yet."""
     graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(generator)
+    if generator is not None:
+        graph.register_generator_state(generator)
     with torch.cuda.graph(graph):
         result = work()
     return result, graph.replay

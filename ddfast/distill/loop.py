@@ -46,6 +46,7 @@ TERMS = {
     "cross_entropy": "CE",
 }
 MATCHING, COMPLEXITY = (*tuple(TERMS)[:2], "cross_entropy"), tuple(TERMS)[2:4]
+BLOCK = 16  # iterations whose augmentations are tabulated at once: as many operators as for one
 
 
 Terms = dict[str, Tensor]
@@ -82,6 +83,7 @@ class Distiller:
         self.classes = self.drawn.to(self.device)
         self.table = tabulate(torch.zeros(len(self.drawn), DRAWS), (), dataset.size).to(self.device)
         self.accuracy = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._tables: tuple[int, Tensor] | None = None
         self._steps: tuple[State, Callable[[], Tensor]] | None = None
 
     def iterate(self, state: State) -> Tensor:
@@ -113,10 +115,18 @@ class Distiller:
             self.teacher.lend(state.queue, number, self.network, self.accuracy)
         if self.pool is not None:
             self.pool.draw(seed, number)
-        draws = keyed.uniform(seed, number, self.drawn, "augmentation", DRAWS)
-        table = tabulate(draws, self.strategy, self.dataset.size)
-        # In pinned memory, which is used again only after the device has read it.
-        self.table.copy_(table.pin_memory() if self.device.type == "cuda" else table, non_blocking=True)
+        self.table.copy_(self._tabulated(number), non_blocking=True)
+
+    def _tabulated(self, number: int) -> Tensor:
+        """The table of augmentations of an iteration, (G, TABLE) in the host's memory."""
+        block, place = divmod(number, BLOCK)
+        if self._tables is None or self._tables[0] != block:
+            numbers = torch.arange(BLOCK * block, BLOCK * (block + 1))[:, None]
+            draws = keyed.uniform(self.config.seed, numbers, self.drawn, "augmentation", DRAWS)
+            tables = tabulate(draws.flatten(0, 1), self.strategy, self.dataset.size).unflatten(0, draws.shape[:2])
+            # In pinned memory, which is used again only after the device has read it.
+            self._tables = block, tables.pin_memory() if self.device.type == "cuda" else tables
+        return self._tables[1][place]
 
     def _step(self, state: State) -> Tensor:
         """All that the device does in an iteration: nothing in it depends on a number of the host's."""

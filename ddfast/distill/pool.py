@@ -16,6 +16,8 @@ from ddfast.distill.precision import convert
 from ddfast.errors import UserError
 from ddfast.networks import Network, build
 
+Weights = list[Tensor]  # the parameters of a network
+
 
 class Pool:
     """Networks of one architecture, frozen, of which an iteration sees one.
@@ -32,6 +34,8 @@ class Pool:
     def __init__(self, networks: Sequence[Network], device: torch.device) -> None:
         self.networks = networks
         self.member = copy.deepcopy(networks[0]).to(device)
+        self._weights = [list(network.parameters()) for network in networks]
+        self._target = list(self.member.parameters())
         streamed = networks[0].head.weight.device.type != device.type
         self._ahead = Ahead(self.member) if streamed else None
 
@@ -68,45 +72,43 @@ class Pool:
 
     def choice(self, seed: int, iteration: int) -> int:
         """The number of an iteration's random network."""
-        draw = keyed.uniform(seed, iteration, torch.zeros(1, dtype=torch.int64), "pool member", 1)
-        return int(draw * len(self.networks))
+        return keyed.choice(seed, iteration, "pool member", len(self.networks))
 
     def draw(self, seed: int, iteration: int) -> None:
         """Gives `member` the weights of an iteration's random network; the host waits for nothing."""
-        drawn = self.networks[self.choice(seed, iteration)]
+        drawn = self._weights[self.choice(seed, iteration)]
         if self._ahead is None:
-            _copy_weights(drawn, self.member)
+            _copy_weights(drawn, self._target)
         else:
-            self._ahead.hand_over(drawn, self.member)
-            self._ahead.fetch(self.networks[self.choice(seed, iteration + 1)])
+            self._ahead.hand_over(drawn, self._target)
+            self._ahead.fetch(self._weights[self.choice(seed, iteration + 1)])
 
 
 class Ahead:
     """The network after next, on its way to the device on a stream of its own."""
 
     def __init__(self, like: Network) -> None:
-        self._network = copy.deepcopy(like)
+        self._weights: Weights = list(copy.deepcopy(like).parameters())
         self._stream = torch.cuda.Stream(like.head.weight.device)
-        self._fetched: Network | None = None
+        self._fetched: Weights | None = None
 
-    def fetch(self, network: Network) -> None:
-        """Begins to bring `network`, from pinned memory, once what was fetched before is handed over."""
+    def fetch(self, weights: Weights) -> None:
+        """Begins to bring `weights`, from pinned memory, once what was fetched before is handed over."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            _copy_weights(network, self._network)
-        self._fetched = network
+            _copy_weights(weights, self._weights)
+        self._fetched = weights
 
-    def hand_over(self, network: Network, target: Network) -> None:
-        if self._fetched is not network:
-            self.fetch(network)
+    def hand_over(self, weights: Weights, target: Weights) -> None:
+        if self._fetched is not weights:
+            self.fetch(weights)
         torch.cuda.current_stream().wait_stream(self._stream)
-        _copy_weights(self._network, target)
+        _copy_weights(self._weights, target)
 
 
 @torch.no_grad()
-def _copy_weights(source: Network, target: Network) -> None:
-    for here, there in zip(source.parameters(), target.parameters(), strict=True):
-        there.copy_(here, non_blocking=True)
+def _copy_weights(source: Weights, target: Weights) -> None:
+    torch._foreach_copy_(target, source, non_blocking=True)
 
 
 def _fit(paths: Sequence[Path], device: torch.device) -> bool:

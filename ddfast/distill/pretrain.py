@@ -17,6 +17,7 @@ from torch import Tensor
 from ddfast import keyed
 from ddfast.augment import parse_strategy
 from ddfast.data import Dataset
+from ddfast.distill.graph import Recorded
 from ddfast.distill.pool import data_settings, read_settings, shortened
 from ddfast.distill.precision import check_precision, convolutions, dtype_of, lay
 from ddfast.errors import RunFailed, UserError
@@ -25,7 +26,7 @@ from ddfast.networks import Network
 from ddfast.ranks import ALONE, Ranks
 from ddfast.report.progress import meter
 from ddfast.signals import Stop
-from ddfast.training import BATCH, Tick, accuracy, build_network, optimizer, train_epoch
+from ddfast.training import BATCH, Steps, Tick, accuracy, build_network, optimizer
 
 LR = 0.01
 
@@ -59,11 +60,12 @@ def pretrain(
     tick: Tick,
     done: Callable[[int, float], None],
     ranks: Ranks = ALONE,
+    graph: bool = True,
 ) -> None:
     """Trains the networks that `folder` does not hold yet, until it holds `count`; each of several ranks some of them.
 
     Whatever ends it, it goes on from the last whole epoch. tick: called after every step. done: called with the number
-    of each network and its test accuracy in percent.
+    of each network and its test accuracy in percent. graph: on CUDA, whether steps are recorded and replayed.
 
     Raises:
         UserError: if the configuration cannot be carried out, or the folder holds a pool of another one or cannot be
@@ -84,7 +86,7 @@ def pretrain(
         for number in ranks.turns(count):
             path = _path(folder, number)
             if not path.exists():
-                done(number, _pretrain_one(path, dataset, number, config, tick))
+                done(number, _pretrain_one(path, dataset, number, config, tick, graph))
 
     ranks.shared(own)
 
@@ -114,6 +116,7 @@ def pretrain_with_progress(
     console: Console,
     stop: Stop,
     ranks: Ranks = ALONE,
+    graph: bool = True,
 ) -> None:
     """`pretrain`, showing this rank's progress; what is finished is not counted again."""
     per_network = settings.epochs * -(-len(dataset.train.labels) // BATCH)
@@ -127,10 +130,12 @@ def pretrain_with_progress(
         def done(number: int, reached: float) -> None:
             console.print(f"network {number + 1} of {count}: {reached:.1f} % of the {tested} images")
 
-        pretrain(path, dataset, count, settings, tick, done, ranks)
+        pretrain(path, dataset, count, settings, tick, done, ranks, graph)
 
 
-def _pretrain_one(path: Path, dataset: Dataset, number: int, config: PoolConfig, tick: Tick) -> float:
+def _pretrain_one(
+    path: Path, dataset: Dataset, number: int, config: PoolConfig, tick: Tick, graph: bool = True
+) -> float:
     device = dataset.train.images.device
     network = build_network(config, dataset, keyed.generator(config.seed, number, "pool network", device))
     lay(network, config.precision, device)
@@ -138,21 +143,20 @@ def _pretrain_one(path: Path, dataset: Dataset, number: int, config: PoolConfig,
     partial = path.with_suffix(".partial")
     begun, seconds = _load_partial(partial, network, sgd) if partial.exists() else (0, 0.0)
     start = time.monotonic() - seconds
+    steps = Steps(
+        network,
+        sgd,
+        dataset.train.images,
+        dataset.train.labels,
+        prepare=dataset.normalise,
+        strategy=parse_strategy(config.augmentation),
+        dtype=dtype_of(config.precision),
+        capture=Recorded if graph and device.type == "cuda" else None,
+    )
     for epoch in range(begun, config.epochs):
         shuffle = keyed.generator(config.seed, epoch, f"pool network {number} batches", torch.device("cpu"))
-        split = dataset.train
         with convolutions(config.precision):
-            train_epoch(
-                network,
-                sgd,
-                split.images,
-                split.labels,
-                prepare=dataset.normalise,
-                strategy=parse_strategy(config.augmentation),
-                generator=shuffle,
-                tick=tick,
-                dtype=dtype_of(config.precision),
-            )
+            steps.epoch(shuffle, tick)
         if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
             raise RunFailed(f"network {number} of {path.parent} is not finite after epoch {epoch + 1}")
         about = {"epoch": epoch + 1, "seconds": time.monotonic() - start}

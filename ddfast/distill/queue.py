@@ -3,7 +3,7 @@ and an iteration is matched in any of them.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from ddfast import keyed
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
+from ddfast.distill.graph import Recorded
 from ddfast.networks import Network, draw_weights
 from ddfast.ranks import ALONE, Ranks
 from ddfast.training import BATCH
@@ -49,6 +50,15 @@ class Queue:
         """How many percent of its training images a network told right: () float64, 0 before it has seen any."""
         return 100 * self.right[number].double() / self.seen[number].clamp(min=1)
 
+    def one(self, number: int) -> "Queue":
+        """The network of that number by itself: a view."""
+        return Queue(*(tensor[number : number + 1] for tensor in vars(self).values()))
+
+    def copy_(self, other: "Queue") -> None:
+        """Puts what there is to know of as many networks into the place of these."""
+        for name, tensor in vars(self).items():
+            tensor.copy_(getattr(other, name))
+
 
 class Teacher:
     """What is done with the networks of a queue: in one network, which holds the weights of any of them.
@@ -63,6 +73,13 @@ class Teacher:
     def __init__(self, config: Config, dataset: Dataset, network: Network, ranks: Ranks = ALONE) -> None:
         self.config, self.dataset, self.ranks = config, dataset, ranks
         self.network = copy.deepcopy(network).to(torch.float32).requires_grad_()
+        device = dataset.train.images.device
+        # Where a captured step reads which iteration it is in, and which step it is; and the network that it teaches.
+        self.number = torch.zeros((), dtype=torch.int64, device=device)
+        self.turn = torch.zeros(1, dtype=torch.int64, device=device)
+        self.student: Queue | None = None
+        recorded = config.graph and device.type == "cuda"
+        self._learn: Callable[[], None] = Recorded(self._step) if recorded else self._step
 
     def admit(self, queue: Queue | None, iteration: int) -> Queue:
         """The queue of an iteration, with a new network if one is due; without a queue, the first one."""
@@ -85,8 +102,7 @@ class Teacher:
 
     def lend(self, queue: Queue, iteration: int, network: Network, accuracy: Tensor) -> None:
         """Gives `network` the weights that an iteration is matched in, and `accuracy` () theirs; both stay in place."""
-        draw = keyed.uniform(self.config.seed, iteration, torch.zeros(1, dtype=torch.int64), "matching network", 1)
-        drawn = int(draw * len(queue))
+        drawn = keyed.choice(self.config.seed, iteration, "matching network", len(queue))
         _set_weights(network, queue.weights[drawn])
         accuracy.copy_(queue.accuracy(drawn))
 
@@ -97,38 +113,48 @@ class Teacher:
         They do not need each other, so each learns on one rank, bit for bit as it would anywhere, and is then given to
         the others: twice its weights travel, where averaging gradients would send them once in every step.
         """
-        config, split = self.config, self.dataset.train
-        count, steps = len(split.labels), config.queue_steps
-        scores = keyed.bits(config.seed, iteration, torch.zeros(1, dtype=torch.int64), "taught networks", MOST)
-        taught = scores[0, : len(queue)].argsort()[:TRAINED].tolist()
-        turns = torch.arange(len(taught) * steps, device=split.labels.device).split(1)
+        config = self.config
+        if self.student is None:
+            self.student = Queue(*(tensor.clone() for tensor in vars(queue.one(0)).values()))
+        scores = keyed.integers(config.seed, iteration, "taught networks", len(queue))
+        taught = sorted(range(len(queue)), key=scores.__getitem__)[:TRAINED]
+        self.number.fill_(iteration)
         for place in self.ranks.turns(len(taught)):
-            for each in turns[place * steps : (place + 1) * steps]:
-                scores = keyed.bits(config.seed, iteration, each, "queue batches", count)
-                rows = scores[0].topk(min(BATCH, count)).indices
-                self._step(queue, taught[place], split.images[rows], split.labels[rows])
+            self.turn.fill_(place * config.queue_steps)
+            self.student.copy_(queue.one(taught[place]))
+            for _ in range(config.queue_steps):
+                self._learn()
+            queue.one(taught[place]).copy_(self.student)
         self.ranks.meet()
         for place, number in enumerate(taught):
-            for tensor in vars(queue).values():
-                self.ranks.spread(tensor[number : number + 1], place % self.ranks.size)
+            for tensor in vars(queue.one(number)).values():
+                self.ranks.spread(tensor, place % self.ranks.size)
 
-    def _step(self, queue: Queue, number: int, images: Tensor, labels: Tensor) -> None:
-        weights, momentum = queue.weights[number], queue.momentum[number]
+    def _step(self) -> None:
+        """A step of the student on a batch of its own, and on to the next: nothing in it is a number of the host's."""
+        split, student = self.dataset.train, self.student
+        assert student is not None
+        count = len(split.labels)
+        scores = keyed.bits(self.config.seed, self.number, self.turn, "queue batches", count)
+        rows = scores[0].topk(min(BATCH, count)).indices
+        images, labels = split.images[rows], split.labels[rows]
+        weights, momentum = student.weights[0], student.momentum[0]
         _set_weights(self.network, weights)
         logits = self.network(self.dataset.normalise(images).to(weights.dtype))
         gradients = torch.autograd.grad(F.cross_entropy(logits, labels), list(self.network.parameters()))
         momentum.mul_(MOMENTUM).add_(_flat(gradients)).add_(weights, alpha=DECAY)
         weights.sub_(momentum, alpha=LR)
-        queue.seen[number] += len(labels)
-        queue.right[number] += (logits.argmax(1) == labels).sum()
+        student.seen += len(labels)
+        student.right += (logits.argmax(1) == labels).sum()
+        self.turn += 1
 
 
 @torch.no_grad()
 def _set_weights(network: Network, weights: Tensor) -> None:
     """Gives `network` the weights (P,) of one in a queue, in its own dtype; its parameters stay where they are."""
     parameters = list(network.parameters())
-    for parameter, values in zip(parameters, weights.split([it.numel() for it in parameters]), strict=True):
-        parameter.copy_(values.view_as(parameter))
+    values = weights.split([parameter.numel() for parameter in parameters])
+    torch._foreach_copy_(parameters, [it.view_as(its) for it, its in zip(values, parameters, strict=True)])
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

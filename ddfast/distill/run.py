@@ -1,5 +1,6 @@
 """A run from its first image to its last evaluation: checkpoints, resuming, and what is left on disk."""
 
+import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from ddfast import keyed
 from ddfast.data import Dataset
 from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
+from ddfast.distill.late import Late
 from ddfast.distill.loop import TERMS, Distiller
 from ddfast.distill.plan import Plan, make_plan
 from ddfast.distill.pool import Pool
@@ -114,7 +116,7 @@ class Run:
             return
         path = self.folder.path / "pool"
         settings = pool_config(config)
-        shared = self.console, self.stop, self.ranks
+        shared = self.console, self.stop, self.ranks, config.graph
         pretrain_with_progress(path, self.dataset, config.pool_count, settings, *shared)
         self.pool = self._load_pool(path)
 
@@ -188,22 +190,23 @@ class Run:
         distiller = Distiller(config, self.dataset, self.network, self.pool, state.plan, self.ranks)
         begun = time.monotonic() - state.seconds
         with meter(self.console, "distil", config.iterations, state.iteration) as bar:
-            note = ""
+            note, late = "", Late(self.device)
             while state.iteration < config.iterations:
                 if self._point_is_due(state):
                     with bar.paused():
                         self._point(state)
                     begun = time.monotonic() - state.seconds
                 terms = distiller.iterate(state)
-                logged = state.iteration % config.log_every == 0
+                if state.iteration % config.log_every == 0:
+                    late.put(state.iteration, terms)
                 # A signal reaches ranks in different iterations, and all must stop after the same one.
-                told = self.ranks.table([self.stop.signum, *(terms.tolist() if logged else ())])
-                signum = int(told[:, 0].max())
-                if logged:
-                    note = self._log(state, distiller.report(told[:, 1:].sum(0)))
+                signum, rows = self._exchange(late.due(state.iteration))
+                note = self._log(distiller, rows) or note
                 bar.step(note)
                 ended = state.iteration == config.iterations
                 if signum or ended or state.iteration % config.checkpoint_every == 0 or self._point_is_due(state):
+                    # A checkpoint is not ahead of the metrics, nor of a loss that is not finite.
+                    note = self._log(distiller, self._exchange(late.rest())[1]) or note
                     if self.device.type == "cuda":
                         torch.cuda.synchronize(self.device)  # what is only queued has taken no seconds yet
                     state.seconds = time.monotonic() - begun
@@ -211,13 +214,24 @@ class Run:
                 if signum:
                     raise Interrupted(signum)
 
-    def _log(self, state: State, terms: dict[str, float]) -> str:
-        if not all(map(_finite, terms.values())):
-            values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-            raise RunFailed(f"the loss of iteration {state.iteration} is not finite ({values}); {self._kept()}")
-        self.folder.log({"iteration": state.iteration, **terms})
-        self.board.scalars("metrics", state.iteration, terms)
-        return "  ".join(f"{TERMS.get(name, name)} {value:.4g}" for name, value in terms.items())
+    def _exchange(self, rows: list[tuple[int, list[float]]]) -> tuple[int, list[tuple[int, Tensor]]]:
+        """The signal that any rank got, or 0; and the terms of iterations, added up over ranks."""
+        told = self.ranks.table([self.stop.signum, *itertools.chain(*(terms for _, terms in rows))])
+        sums = told[:, 1:].sum(0).view(len(rows), len(TERMS))
+        return int(told[:, 0].max()), [(iteration, terms) for (iteration, _), terms in zip(rows, sums, strict=True)]
+
+    def _log(self, distiller: Distiller, rows: list[tuple[int, Tensor]]) -> str:
+        """A line of metrics for every row; the last one for the meter, "" without rows."""
+        note = ""
+        for iteration, row in rows:
+            terms = distiller.report(row)
+            if not all(map(_finite, terms.values())):
+                values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+                raise RunFailed(f"the loss of iteration {iteration} is not finite ({values}); {self._kept()}")
+            self.folder.log({"iteration": iteration, **terms})
+            self.board.scalars("metrics", iteration, terms)
+            note = "  ".join(f"{TERMS.get(name, name)} {value:.4g}" for name, value in terms.items())
+        return note
 
     def _point_is_due(self, state: State) -> bool:
         """Whether the curve gets a point here that it does not have yet, from before an interruption."""
