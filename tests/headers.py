@@ -2,8 +2,8 @@
 
     python tests/headers.py FOLDER      FOLDER holds torch/__init__.py and torch/include, of a wheel
 
-The arithmetic of the CPU kernels includes nothing of PyTorch and is left out. csrc/cuda is compiled for one architecture
-where there is nvcc. Exits 1, with the compiler's messages, if anything does not compile.
+The arithmetic of the CPU kernels includes nothing of PyTorch and is left out. csrc/cuda is compiled for one
+architecture, where there is nvcc. Exits 1, with the compiler's messages, if anything does not compile.
 """
 
 import os

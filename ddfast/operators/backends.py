@@ -35,7 +35,7 @@ def refusal(backend: str, operator: str, device: torch.device) -> str | None:
 
 @functools.cache
 def interpreter_refusal() -> str | None:
-    """Why Triton's interpreter cannot run here: 3.6 makes integers of arrays with one element, which NumPy 2.4 refuses."""
+    """Why Triton's interpreter cannot run here: 3.6 makes integers of arrays of one element, as NumPy 2.4 does not."""
     triton, numpy = (metadata.version(name) for name in ("triton", "numpy"))
     if _release(triton) >= (3, 7) or _release(numpy) < (2, 4):
         return None
