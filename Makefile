@@ -4,7 +4,8 @@
 # test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
 # sanitize the native operators under GCC's sanitizers of addresses, undefined behaviour, leaks and threads
 # bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
-# kernels  compiles every Triton kernel for GPUs that need not be there: registers, spills, tensor-core instructions
+# kernels  compiles every Triton kernel for GPUs that need not be there, with .venv's Triton and the oldest supported one
+# versions builds ddfast on Python 3.12 with the oldest versions and on 3.13 with the newest, and runs a sample of the tests
 # gpu      all that needs a GPU, with the packages PYTHON has, no network; PARTS="tests bench" OUT=folder COMMIT=name
 #
 # To choose otherwise:  make install PYTHON=python3.12 CONSTRAINTS=my.txt  (CONSTRAINTS=/dev/null: no constraint)
@@ -17,7 +18,7 @@ DEMO_RUN ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint kernels sanitize bench bench-quick gpu clean
+.PHONY: install demo test test-full lint kernels versions sanitize bench bench-quick gpu clean
 
 install: $(STAMP)
 
@@ -39,6 +40,7 @@ test: $(STAMP)
 test-full: $(STAMP)
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -k 'triton or emulated'
+	tests/versions suites
 
 $(VENV)/.linted: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[lint]'
@@ -50,8 +52,12 @@ lint: $(VENV)/.linted
 	$(BIN)/mypy
 
 kernels: $(STAMP)
-	$(BIN)/python -m benchmarks.kernels
-	@if command -v nvcc > /dev/null; then $(BIN)/python -m benchmarks.kernels --cuda; else echo 'no nvcc: csrc/cuda is not compiled'; fi
+	$(BIN)/python -m benchmarks.kernels --check
+	PYTHONPATH=$$(PYTHON=$(BIN)/python tests/versions triton) $(BIN)/python -m benchmarks.kernels --chips H100 --check
+	@if command -v nvcc > /dev/null; then $(BIN)/python -m benchmarks.kernels --cuda --check; else echo 'no nvcc: csrc/cuda is not compiled'; fi
+
+versions:
+	tests/versions suites
 
 sanitize: $(STAMP)
 	PYTHON=$(BIN)/python csrc/sanitize/run thread
@@ -59,7 +65,8 @@ sanitize: $(STAMP)
 
 bench: $(STAMP)
 	out=$$($(BIN)/python -m benchmarks.environment) && \
-	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-json=$$out/operators.json
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-json=$$out/operators.json && \
+	gzip -9nf $$out/operators.json
 	$(BIN)/python -m benchmarks.report
 
 bench-quick: $(STAMP)

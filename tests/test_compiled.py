@@ -1,93 +1,108 @@
-"""The kernels of moment matching as an H100 would get them: accesses, spills, and sums that stay out of the products.
+"""What is read of compiled kernels, and how two results of them are told apart."""
 
-Compiling needs a process without Triton's interpreter: `python -m tests.test_compiled` prints what the test asks.
-"""
-
-import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 
-ROOT = Path(__file__).parents[1]
-WIDE = {"moments_kernel": 16, "merge_kernel": 8, "backward_kernel": 32}  # accesses of 16 bytes, at least
-CASES = (("c10-ipc10", "float32"), ("tiny-rows-ipc10", "float32"), ("c10-ipc10", "bfloat16"))
+from benchmarks.compiled import count, differences, line, outdated, page, save
+from benchmarks.files import load_json, save_json
+from benchmarks.results import Results
 
-
-def described(launch):
-    import triton
-    from triton.backends.compiler import GPUTarget
-
-    from benchmarks.kernels import TOOLS
-
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    built = triton.compile(launch.source, target=GPUTarget("cuda", 90, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(built.asm["cubin"])
-        file.flush()
-        usage, sass = (
-            subprocess.run([TOOLS / "cuobjdump", what, file.name], capture_output=True, text=True, check=True).stdout
-            for what in ("-res-usage", "-sass")
-        )
-    ttgir = built.asm["ttgir"]
-    carried = {name for loop in re.findall(r"iter_args\((.*?)\) ->", ttgir) for name in re.findall(r"(%\w+) =", loop)}
-    sums = re.findall(r"(?:warp_group_dot|tt\.dot) %[\w#]+, %[\w#]+, (%\w+)", ttgir)
-    return {
-        "kernel": launch.kernel.__name__,
-        "registers": int(re.search(r"REG:(\d+)", usage)[1]),
-        "spilled bytes": sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", usage))),
-        "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/", sass, re.MULTILINE)),
-        "16-byte accesses": len(re.findall(r"\b(?:LDG|STG|LDGSTS)\.\S*128\b", sass)),
-        "4-byte copies": len(re.findall(r"\bLDGSTS\.(?!\S*(?:128|64))", sass)),
-        "products": len(re.findall(r"\b(?:HGMMA|HMMA)\.", sass)),
-        "products into the sum of all": sum(name in carried for name in sums),
-    }
+SASS = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;                        /* 0x00000a0000017a02 */
+        /*0010*/              @!P0 BRA 0x340 ;                                   /* 0x0000033000008947 */
+        /*0020*/                   LDG.E.128.CONSTANT R4, [R2.64] ;              /* 0x0000000402047981 */
+        /*0030*/              @P1  LDG.E R8, [R2.64+0x10] ;                      /* 0x0000100402087981 */
+        /*0040*/                   LDG.E.U16.CONSTANT R9, [R2.64] ;              /* 0x0000100402087981 */
+        /*0050*/             @!UP2 LDGSTS.E.BYPASS.128 [R5], [R2.64] ;           /* 0x0000000002057fae */
+        /*0060*/                   LDGSTS.E.64 [R5+0x800], [R2.64+0x40] ;        /* 0x0080000002057fae */
+        /*0070*/                   HMMA.1688.F32.TF32 R8, R4, R6, R8 ;           /* 0x000000060408723c */
+        /*0080*/                   FFMA R1, R2, R3, R4 ;                         /* 0x0000000302017223 */
+        /*0090*/                   FFMA2 R2, R4, R6, R8 ;                        /* 0x0000000604027249 */
+        /*00a0*/                   MUFU.EX2 R1, R1 ;                             /* 0x0000000100017308 */
+        /*00b0*/                   STG.E.64 [R2.64], R8 ;                        /* 0x0000000802007986 */
+        /*00c0*/                   ATOMG.E.ADD.STRONG.GPU PT, R1, [R2.64], R4 ;  /* 0x00000004020179a8 */
+        /*00d0*/                   EXIT ;                                        /* 0x000000000000794d */
+        /*00e0*/                   NOP ;                                         /* 0x0000000000007918 */
+"""
 
 
-def main():
-    from benchmarks.calls import losses
-    from benchmarks.kernels import CHIPS, launches
-    from benchmarks.workloads import WORKLOADS
-
-    for workload, dtype in CASES:
-        for launch in launches(losses(WORKLOADS[workload], getattr(torch, dtype)), CHIPS["H100"]):
-            name, arguments = launch.kernel.__name__, launch.arguments
-            seconds = name == "moments_kernel" and arguments["ticket"] is None  # of class_moments
-            if name in WIDE and not seconds and arguments.get("REAL") != "none":
-                print(json.dumps({"workload": workload, "dtype": dtype, **described(launch)}), flush=True)
+def test_instructions_are_counted_by_kind_and_width() -> None:
+    expected = {"LDG.128": 1, "LDG.32": 1, "LDG.16": 1, "LDGSTS.128": 1, "LDGSTS.64": 1, "STG.64": 1}
+    assert count(SASS) == {"all": 14, "HMMA": 1, "FFMA": 2, "MUFU": 1, "ATOMG": 1, **expected}
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.test_compiled"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [kernel["kernel"] for kernel in kernels] == len(CASES) * list(WIDE)
-    return kernels
+def row(registers: int, sass: dict[str, int], kernel: str = "moments_kernel") -> dict[str, object]:
+    where = {"kernel": kernel, "workload": "c10-ipc10", "dtype": "float32", "chip": "H100"}
+    return {**where, "programs": 120, "registers": registers, "sass": sass, "complaint": ""}
 
 
-def test_kernels_access_16_bytes_at_a_time_and_spill_nothing(compiled):
-    for kernel in compiled:
-        half = 2 if kernel["dtype"] == "bfloat16" else 1  # the same features in half the accesses
-        assert kernel["spilled bytes"] == 0, kernel
-        assert kernel["16-byte accesses"] >= WIDE[kernel["kernel"]] // half, kernel
-        assert kernel["4-byte copies"] == 0, kernel
+def test_what_differs_between_two_results_is_said() -> None:
+    """... and a kernel's second configuration of a workload is compared with the second."""
+    before = [row(235, {"all": 1816, "STG.32": 32}), row(40, {"all": 90}), row(9, {"all": 7}, "gone")]
+    after = [row(181, {"all": 1144, "STG.128": 8}), row(41, {"all": 90}), row(9, {"all": 7}, "new")]
+    *changed, rest = differences(before, after)
+    assert changed == [
+        "moments_kernel c10-ipc10 float32 H100: registers 235 -> 181, all 1816 -> 1144, STG.32 32 -> 0, STG.128 0 -> 8",
+        "moments_kernel c10-ipc10 float32 H100 #1: registers 40 -> 41",
+    ]
+    assert rest == "0 configurations are the same, 1 new, 1 gone"
+    assert list(differences(before, before)) == ["3 configurations are the same, 0 new, 0 gone"]
 
 
-def test_no_product_goes_into_the_sum_of_all_steps(compiled):
-    """Where a compiler joins the two, tensor cores truncate that sum: see test_truncation.py."""
-    for kernel in compiled:
-        assert kernel["products"], kernel
-        assert kernel["products into the sum of all"] == 0, kernel
+def test_a_line_has_every_count_and_the_complaint() -> None:
+    shown = line(row(235, {"all": 1816}) | {"complaint": "spills"})
+    assert shown == "moments_kernel  c10-ipc10  float32  H100  programs 120  registers 235  all 1816  spills"
 
 
-if __name__ == "__main__":
-    main()
+PAGE = "# Kernels\n\n<!-- triton:begin -->\nold\n<!-- triton:end -->\n\nafter\n"
+
+
+def test_the_page_shows_what_is_committed(tmp_path: Path) -> None:
+    """... of the newest Triton chips side by side, and of every Triton what fails."""
+    spilling = row(255, {"all": 9}) | {"complaint": "spills"}
+    save(tmp_path / "triton-3.6.json.gz", "Triton 3.6.0", [with_usage(spilling)])
+    sass = {"HMMA": 96, "LDG.32": 4, "LDGSTS.128": 30, "STG.128": 8, "all": 1144}
+    chips = [with_usage(row(registers, sass)) | {"chip": chip} for chip, registers in (("A100", 174), ("H100", 181))]
+    save(tmp_path / "triton-3.9.json.gz", "Triton 3.9.0", chips)
+    shown = page(PAGE, tmp_path, ["A100", "H100", "B200"])
+    assert "old" not in shown
+    assert shown.endswith("<!-- triton:end -->\n\nafter\n")
+    assert "| Triton 3.6.0 |" in shown
+    assert "spills |" in next(line for line in shown.splitlines() if line.startswith("| Triton 3.6.0 |"))
+    assert next(line for line in shown.splitlines() if line.startswith("| moments_kernel ")) == (
+        "| moments_kernel | c10-ipc10 | 174 / 181 / – | 2 / 2 / – | 32 / 32 / – | 1144 / 1144 / – | 96 HMMA |"
+        " 4 LDG.32, 30 LDGSTS.128 | 8 STG.128 |"
+    )
+    assert page(shown, tmp_path, ["A100", "H100", "B200"]) == shown
+
+
+def with_usage(row: dict[str, object]) -> dict[str, object]:
+    return row | {"stack": 0, "spills": 0, "shared": 32768, "blocks": 2}
+
+
+def test_a_page_of_other_kernels_is_found_out(tmp_path: Path) -> None:
+    kept, rows = tmp_path / "triton-3.9.json.gz", [row(181, {"all": 9}), row(40, {"all": 7}) | {"chip": "B200"}]
+    save(kept, "Triton 3.9.0", rows)
+    assert outdated(kept, "Triton 3.9.0", rows) is None
+    assert outdated(kept, "Triton 3.9.0", rows[:1]) is None, "one chip alone is compared with its own rows"
+    assert outdated(kept, "Triton 3.9.1", [row(9, {})]) is None, "another compiler gives other counts"
+    stale = outdated(kept, "Triton 3.9.0", [row(181, {"all": 8}), rows[1]])
+    assert stale is not None
+    assert stale.startswith("moments_kernel c10-ipc10 float32 H100: all 9 -> 8\n")
+    assert outdated(kept, "Triton 3.9.0", [*rows, rows[0]]) is not None
+
+
+@pytest.mark.parametrize("name", ["operators.json", "operators.json.gz"])
+def test_results_are_read_compressed_or_not(tmp_path: Path, name: str) -> None:
+    info = {"operator": "class_moments", "workload": "c10-ipc10", "direction": "forward", "contender": "cpp"}
+    held = {"benchmarks": [{"extra_info": info, "stats": {"data": [0.25, 0.5]}}]}
+    save_json(tmp_path / name, held)
+    assert load_json(tmp_path / name) == held
+    assert Results(tmp_path).groups["class_moments", "c10-ipc10", "forward"]["cpp"]["samples"] == [0.25, 0.5]
+
+
+def test_equal_results_are_equal_files(tmp_path: Path) -> None:
+    for name in ("a.json.gz", "b.json.gz"):
+        save_json(tmp_path / name, {"x": [1.5, None]})
+    assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
