@@ -14,7 +14,11 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 CHANNELS, POSITIONS = 128, 16
-HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+HOPPER = (
+    torch.cuda.is_available()
+    and torch.cuda.get_device_capability()[0] == 9
+    and hasattr(torch.ops.ddfast, "moments_partials")
+)
 
 
 class Rows(Structure):
@@ -102,7 +106,10 @@ def on_the_card(real: Part, syn: Part, classes: int) -> tuple[Tensor, Tensor]:
     return sums.cpu(), products.cpu()
 
 
-@pytest.fixture(params=["emulated", pytest.param("card", marks=pytest.mark.skipif(not HOPPER, reason="needs a Hopper"))])
+on_hopper = pytest.mark.skipif(not HOPPER, reason="needs a GPU of compute capability 9.0 and ddfast._C_cuda")
+
+
+@pytest.fixture(params=["emulated", pytest.param("card", marks=on_hopper)])
 def kernel(request):
     return on_the_card if request.param == "card" else request.getfixturevalue("emulator")
 
@@ -131,7 +138,7 @@ def stored(products: Tensor) -> Tensor:
 
 def check(kernel, real: Part, syn: Part, classes: int, tolerance: float = 1e-6) -> None:
     sums, products = kernel(real, syn, classes)
-    for number, (part, split) in enumerate((part, split) for part in (real, syn) for split in range(part.splits)):
+    for number, (part, split) in enumerate((it, split) for it in (real, syn) for split in range(it.splits)):
         for k in range(classes):
             of_sums, of_products = exact(part, k, split)
             where = f"class {k}, split {number}"
@@ -141,7 +148,7 @@ def check(kernel, real: Part, syn: Part, classes: int, tolerance: float = 1e-6) 
 
 
 def test_partials_of_equal_classes_are_the_sums_over_their_rows(kernel):
-    """Two classes; 39 rows are more steps than there are stages, 3 rows more than whole steps, and 20 more than a split."""
+    """Two classes; 39 rows are more steps than there are stages and no whole steps; 20 rows are two splits."""
     check(kernel, Part(features(78), 39, 39), Part(features(40, seed=1), 13, 20), 2)
 
 
@@ -182,8 +189,10 @@ def test_what_is_not_finite_stays_in_its_class(kernel, value):
     x[3, 0, 5, 7] = value
     real, syn = Part(x, 8, 8), Part(features(4, seed=1), 2, 2)
     sums, products = kernel(real, syn, 2)
-    assert not sums[0, 0, 5, 7].isfinite() and sums[0, 0].isfinite().sum() == CHANNELS * POSITIONS - 1
-    assert products[0, 0, 0, 5].isfinite().sum() == 0 and products[0, 0, 0, :5, 5].isfinite().sum() == 0
+    assert not sums[0, 0, 5, 7].isfinite()
+    assert sums[0, 0].isfinite().sum() == CHANNELS * POSITIONS - 1
+    touched = torch.cat((products[0, 0, 0, 5, 5:], products[0, 0, 0, :5, 5]))
+    assert not touched.isfinite().any()
     assert products[0, 0, 0, 0, 6:].isfinite().all()
     assert frobenius(stored(products[0, 1, 0]), exact(real, 1, 0)[1]) < 1e-6
 
@@ -192,3 +201,25 @@ def test_the_same_rows_give_the_same_bits(kernel):
     real, syn = Part(features(18), 9, 9), Part(features(6, seed=1), 3, 3)
     first, second = kernel(real, syn, 2), kernel(real, syn, 2)
     assert all(a.nan_to_num(7).equal(b.nan_to_num(7)) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs Triton on the CPU: TRITON_INTERPRET=1")
+def test_merge_makes_the_same_losses_of_its_partials_as_of_tritons(emulator, monkeypatch):
+    from ddfast.kernels.tiling import Chip
+    from ddfast.operators import triton_matching
+    from ddfast.operators.triton_matching import Side
+
+    monkeypatch.setattr(triton_matching, "chip_of", lambda device: Chip(90, 4))
+    real, syn, classes = features(22, mean=5.0), features(10, mean=5.1, seed=1), 2
+    sides = [Side(side.view(-1, CHANNELS, 1, POSITIONS), None, None, len(side) // classes) for side in (real, syn)]
+    partials = triton_matching.partials_of(*sides, classes, True, False, counted=True)
+    parts = [
+        Part(x, side.rows, side.largest) for x, side in zip((real, syn), (partials.real, partials.syn), strict=True)
+    ]
+    expected = triton_matching._match(partials, None, 1.0, 0.01, True)
+    for ours, theirs in zip(emulator(*parts, classes), (partials.sums, partials.products), strict=True):
+        assert ours.shape == theirs.shape
+        theirs.copy_(ours)
+    partials.ticket.zero_()
+    for actual, of_triton in zip(triton_matching._match(partials, None, 1.0, 0.01, True), expected, strict=True):
+        assert frobenius(actual, of_triton) < 1e-5 or of_triton.norm() < 1e-5
