@@ -21,7 +21,9 @@ AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
 AMX = [*AVX512, "-mamx-tile", "-mamx-bf16", "-mavx512bf16"]
 CAPABILITIES = {"portable": []} | ({"avx2": AVX2, "avx512": AVX512} if platform.machine() == "x86_64" else {})
-STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # for PyTorch 2.11 and later, whose pybind11 refuses to be part of it
+STABLE = (
+    "-DTORCH_TARGET_VERSION=0x020b000000000000"  # for PyTorch 2.11 and later, whose pybind11 refuses to be part of it
+)
 SHARED = ["-std=c++17", "-O3"]
 CXX_FLAGS = [*SHARED, "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", *os.environ.get("CXXFLAGS", "").split()]
