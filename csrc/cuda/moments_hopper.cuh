@@ -202,9 +202,9 @@ __device__ void moments(const Moments& m, int64_t program, HopperShared& shared)
       for (int i = 0; i < 4; ++i) left[r][i] = word(shared.hi[buffer], place, r, i / 2, i % 2);
     products_begin();
 #pragma unroll
-    for (int r = 0; r < STEP; ++r) multiply(part, left[r], descriptor(shared.hi[buffer], r), r > 0);
+    for (int r = 0; r < STEP; ++r) multiply(part, left[r], descriptor(shared.lo[buffer], r), r > 0);
 #pragma unroll
-    for (int r = 0; r < STEP; ++r) multiply(part, left[r], descriptor(shared.lo[buffer], r), true);
+    for (int r = 0; r < STEP; ++r) multiply(part, left[r], descriptor(shared.hi[buffer], r), true);
     products_commit();
   }
   products_end(part, left);
