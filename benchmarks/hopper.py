@@ -33,10 +33,7 @@ from ddfast.kernels.tiling import rows_of_a_program
 from ddfast.operators.triton_matching import Side, partials_of
 
 CLOCK, MULTIPROCESSORS, SCHEDULERS = 1.755e9, 132, 4
-RATES = {
-    "H100": (3.35e12, 3.0e12),
-    "H200": (4.8e12, 4.3e12),
-}  # bytes a second: data sheet, a copy as others measured it
+RATES = {"H100": (3.35e12, 3.0e12), "H200": (4.8e12, 4.3e12)}  # bytes a second: data sheet, and what a copy reaches
 FLOPS = {"TF32": 2048, "F16": 4096}  # a cycle of a multiprocessor
 SHARED = 128  # bytes a cycle
 WAIT = 100  # cycles: a barrier, and until a product starts; assumed

@@ -1,7 +1,8 @@
 """How accurate half-precision splits are beside those of TF32, on tensor cores that truncate: simulated in NumPy.
 
-A product of as many columns as an instruction has is exact, and added to a float32 sum toward zero. `flushed` is how many
-columns one such sum sees before it is added to that of the program by ordinary additions. benchmarks/hopper.py prints it.
+A product of as many columns as an instruction has is exact, and added to a float32 sum toward zero. `flushed` is how
+many columns one such sum sees before it is added to that of the program by ordinary additions. `python -m
+benchmarks.hopper accuracy` prints the table.
 """
 
 from collections.abc import Callable, Iterator
