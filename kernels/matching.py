@@ -7,7 +7,7 @@ D = M_s − M_r,        Delta = Sigma_s − Sigma_r,        loss = w'·sum_k ||D
 import triton
 import triton.language as tl
 
-from .moments import bounds, descriptor, finite_or_zero, row_of, triangle
+from .moments import bounds, descriptor, finite_or_zero, multiple, product, row_of, triangle
 
 
 @triton.jit
@@ -33,7 +33,7 @@ def second_moment(
     for split in range(first_split, first_split + splits):
         total += tl.load(products + ((split * classes + k) * TILES + j * (j + 1) // 2 + i) * (BLOCK * BLOCK) + inner)
     per_row = 1.0 / tl.maximum(count, 1).to(SUM)
-    PRECISION: tl.constexpr = "tf32x3" if tl.float32 == SUM else "ieee"
+    PRECISION: tl.constexpr = "float32" if tl.float32 == SUM else "float64"
     square = tl.zeros((PART, PART), SUM)
     for start in range(0, p, BLOCK_P):
         place = start + tl.arange(0, BLOCK_P)
@@ -41,7 +41,7 @@ def second_moment(
         in_column = (column < d)[:, None] & (place < p)[None, :]
         left = total_sums(sums, first_split, splits, k, classes, row, d, p, place, in_row, SUM)
         right = total_sums(sums, first_split, splits, k, classes, column, d, p, place, in_column, SUM)
-        square = tl.dot(left, tl.trans(right), square, input_precision=PRECISION, out_dtype=SUM)
+        square += product(left, right, PRECISION)
     return (total - square * per_row) * per_row
 
 
@@ -62,7 +62,17 @@ def mean_of(
     return mean, finite_or_zero((pivot - (mean - rounded)) + (shift - rounded))
 
 
-@triton.jit(do_not_specialize=["real_largest", "real_splits", "largest", "splits", "classes", "d", "p"])
+@triton.jit
+def total_squares(squares, count, BLOCK: tl.constexpr, SUM: tl.constexpr):
+    """The squares of all programs, added up in the order of their places; read past what this processor has cached."""
+    place = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), SUM)
+    for start in range(0, count, BLOCK):
+        total += tl.load(squares + start + place, mask=start + place < count, other=0.0, cache_modifier=".cg")
+    return tl.sum(total)
+
+
+@triton.jit(do_not_specialize=["real_largest", "real_splits", "largest", "splits", "classes"])
 def merge_kernel(
     real,  # (N, A, B, P), or its class means (K, D, P)
     real_covariances,  # (K, D, D), where `real` is means
@@ -79,7 +89,12 @@ def merge_kernel(
     drift,  # (K, D, P)
     mean_gap,  # (K, D, P)
     covariance_gap,  # (K, D, D)
-    squares,  # (2, K, PARTS): of D and Delta; nothing is written without a real side
+    squares,  # (2, K, PARTS): of D and Delta; without a real side this, the ticket, loss and terms are None
+    ticket,  # (1,), 0 before the launch and after it: how many programs have ended
+    loss,  # ()
+    terms,  # (2,)
+    mean_weight: tl.float64,
+    covariance_weight: tl.float64,
     real_largest,
     real_splits,
     largest,
@@ -108,7 +123,12 @@ def merge_kernel(
     COVARIANCE: tl.constexpr,
     STATE: tl.constexpr,
     SUM: tl.constexpr,
+    SQUARES: tl.constexpr,  # that the last program adds up at a time
+    DIVISOR: tl.constexpr,  # of p and of all strides of a and b, where Triton does not know one
 ):
+    p = multiple(p, DIVISOR)
+    stride_a, stride_b = multiple(stride_a, DIVISOR), multiple(stride_b, DIVISOR)
+    real_stride_a, real_stride_b = multiple(real_stride_a, DIVISOR), multiple(real_stride_b, DIVISOR)
     pid = tl.program_id(0).to(tl.int64)
     part, k = (pid % PARTS).to(tl.int32), pid // PARTS
     if COVARIANCE:
@@ -181,29 +201,16 @@ def merge_kernel(
     if MEAN:
         tl.store(squares + k * PARTS + part, tl.sum(distance))
 
-
-@triton.jit(do_not_specialize=["count"])
-def sum_kernel(
-    squares,  # (2, count)
-    loss,  # ()
-    terms,  # (2,)
-    mean_weight: tl.float64,
-    covariance_weight: tl.float64,
-    count,
-    BLOCK: tl.constexpr,
-    MEAN: tl.constexpr,
-    COVARIANCE: tl.constexpr,
-    SUM: tl.constexpr,
-):
-    place = tl.arange(0, BLOCK)
-    mean, covariance = tl.zeros((BLOCK,), SUM), tl.zeros((BLOCK,), SUM)
-    for start in range(0, count, BLOCK):
-        inside = start + place < count
-        if MEAN:
-            mean += tl.load(squares + start + place, mask=inside, other=0.0)
-        if COVARIANCE:
-            covariance += tl.load(squares + count + start + place, mask=inside, other=0.0)
-    first, second = tl.sum(mean), tl.sum(covariance)
-    tl.store(terms, first)
-    tl.store(terms + 1, second)
-    tl.store(loss, tl.full((), mean_weight, SUM) * first + tl.full((), covariance_weight, SUM) * second)
+    if REAL != "none":
+        tl.debug_barrier()  # what all threads of the program have written comes before its ticket
+        if tl.atomic_add(ticket, 1, sem="acq_rel") == tl.num_programs(0) - 1:  # the last program to end
+            count = classes.to(tl.int64) * PARTS
+            first, second = tl.zeros((), SUM), tl.zeros((), SUM)
+            if MEAN:
+                first = total_squares(squares, count, SQUARES, SUM)
+            if COVARIANCE:
+                second = total_squares(squares + count, count, SQUARES, SUM)
+            tl.store(terms, first)
+            tl.store(terms + 1, second)
+            tl.store(loss, tl.full((), mean_weight, SUM) * first + tl.full((), covariance_weight, SUM) * second)
+            tl.store(ticket, 0)

@@ -6,10 +6,10 @@ F − M is formed from the features as they are read, less the mean and less wha
 import triton
 import triton.language as tl
 
-from .moments import bounds, descriptor, row_of
+from .moments import bounds, descriptor, multiple, product, row_of
 
 
-@triton.jit(do_not_specialize=["largest", "blocks", "d", "p"])
+@triton.jit(do_not_specialize=["largest", "blocks"])
 def backward_kernel(
     gradient,  # like syn
     upstream,  # ()
@@ -44,9 +44,13 @@ def backward_kernel(
     RAGGED: tl.constexpr,
     MEAN: tl.constexpr,
     COVARIANCE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr,  # of the product: float32, tf32 or float64
     SUM: tl.constexpr,
+    DIVISOR: tl.constexpr,  # of p and of all strides of a and b, where Triton does not know one
 ):
+    p = multiple(p, DIVISOR)
+    stride_a, stride_b = multiple(stride_a, DIVISOR), multiple(stride_b, DIVISOR)
+    out_stride_a, out_stride_b = multiple(out_stride_a, DIVISOR), multiple(out_stride_b, DIVISOR)
     pid = tl.program_id(0).to(tl.int64)
     tile = (pid % TILES).to(tl.int32)
     block = (pid // TILES % blocks).to(tl.int32)
@@ -78,7 +82,7 @@ def backward_kernel(
                 mask=(wanted < d)[:, None] & (other < d)[None, :],
                 other=0.0,
             )
-            pulled = tl.dot(delta, y, pulled, input_precision=PRECISION, out_dtype=SUM)
+            pulled += product(delta, tl.trans(y), PRECISION)
         pulled *= 4.0 * tl.full((), covariance_weight, SUM)
     inside = (wanted < d)[:, None] & real[None, :]
     if MEAN:

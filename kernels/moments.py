@@ -22,9 +22,12 @@ def finite_or_zero(pivot):
 
 @triton.jit
 def round_to_tf32(x):
-    """To the nearest value with 10 bits of mantissa, so that what is left, x − rounded, is exact and small."""
+    """To the nearest value with 10 bits of mantissa; what is left, x − rounded, is exact and small.
+
+    The sum of bits would turn the NaN of a GPU, 0x7fffffff, into −0.
+    """
     bits = x.to(tl.int32, bitcast=True)
-    return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return tl.where(x == x, ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True), x)
 
 
 @triton.jit
@@ -40,6 +43,15 @@ def triangle(t):
 def descriptor(d, b, stride_a, stride_b):
     """Where local descriptor d of A·B lies in an image, which is smaller than 2^31."""
     return (d // b) * stride_a + (d % b) * stride_b
+
+
+@triton.jit
+def multiple(n, OF: tl.constexpr):
+    """n, which is a multiple of OF, in a form that shows it: the compiler makes accesses as wide as it can prove.
+
+    Of an argument it knows only whether 16 is a divisor.
+    """
+    return n if OF == 1 else n // OF * OF
 
 
 @triton.jit
@@ -66,24 +78,32 @@ def deviations(x, pivot, mask):
 
 
 @triton.jit
-def accumulate(left, right, big, small, PRECISION: tl.constexpr, SYMMETRIC: tl.constexpr):
-    """Adds left·right^T; with a symmetric product, big + small + small^T is the sum."""
-    if PRECISION == "float32" and SYMMETRIC:
-        hi = round_to_tf32(left)
-        big = tl.dot(hi, tl.trans(hi), big, input_precision="tf32")
-        small = tl.dot(hi, tl.trans(round_to_tf32(left - hi)), small, input_precision="tf32")
-    elif PRECISION == "float32":
-        big = tl.dot(left, tl.trans(right), big, input_precision="tf32x3")
-    elif PRECISION == "tf32":
-        big = tl.dot(left, tl.trans(right), big, input_precision="tf32")
+def product(left, right, PRECISION: tl.constexpr):
+    """left·right^T of one step, to be added to the sum of all steps by an ordinary addition.
+
+    A tensor core truncates what it adds to an accumulator, and over thousands of terms that is a bias which the small
+    difference of two covariances shows. So an accumulator sees one step, and small products before large ones.
+    """
+    if PRECISION == "float32":
+        hi, other = round_to_tf32(left), round_to_tf32(right)
+        part = tl.dot(hi, tl.trans(right - other), input_precision="tf32")
+        part = tl.dot(left - hi, tl.trans(other), part, input_precision="tf32")
+        return tl.dot(hi, tl.trans(other), part, input_precision="tf32")
+    elif PRECISION == "tf32":  # with max_num_imprecise_acc, which only float8 obeys, no pass moves the sum into the dot
+        return tl.dot(left, tl.trans(right), input_precision="tf32", max_num_imprecise_acc=1)
     else:
-        big = tl.dot(left, tl.trans(right), big, out_dtype=tl.float64)
-    return big, small
+        return tl.dot(left, tl.trans(right), out_dtype=tl.float64)
 
 
-@triton.jit(
-    do_not_specialize=["real_largest", "real_rows", "real_splits", "largest", "rows", "splits", "classes", "d", "p"]
-)
+@triton.jit
+def half_square(y):
+    """Half of y·y^T of one step in two products instead of three: the other half is its transpose."""
+    hi = round_to_tf32(y)
+    part = tl.dot(hi, tl.trans(y - hi), input_precision="tf32")
+    return tl.dot(hi, tl.trans(hi * 0.5), part, input_precision="tf32")
+
+
+@triton.jit(do_not_specialize=["real_largest", "real_rows", "real_splits", "largest", "rows", "splits", "classes"])
 def moments_kernel(
     real,  # (N, A, B, P)
     real_offsets,  # (K + 1,) or None
@@ -119,7 +139,9 @@ def moments_kernel(
     RAGGED: tl.constexpr,
     COVARIANCE: tl.constexpr,
     PRECISION: tl.constexpr,  # of the products: float32, tf32 or float64
+    DIVISOR: tl.constexpr,  # of p and of the strides of a and b, where Triton does not know one
 ):
+    p, stride_a, stride_b = multiple(p, DIVISOR), multiple(stride_a, DIVISOR), multiple(stride_b, DIVISOR)
     pid = tl.program_id(0).to(tl.int64)
     if ticket is not None:  # noqa: SIM102  known when compiling, and the program when running
         if pid == 0:
@@ -144,8 +166,8 @@ def moments_kernel(
     slot = tl.arange(0, ROWS * BLOCK_P) // BLOCK_P
     left = i * BLOCK + tl.arange(0, BLOCK)
     right = j * BLOCK + tl.arange(0, BLOCK)
-    big = tl.zeros((BLOCK, BLOCK), SUM)
-    small = tl.zeros((BLOCK, BLOCK), SUM)
+    SYMMETRIC: tl.constexpr = TILES == 1 and PRECISION == "float32"  # the sum is half of the products
+    summed = tl.zeros((BLOCK, BLOCK), SUM)
     if split < real_splits:
         origin = x + row_of(begin, real_index, count > 0, REAL_RAGGED) * stride
     else:
@@ -173,11 +195,13 @@ def moments_kernel(
             y = deviations(image + left_at, left_pivot, met if FULL else met & in_left)
             total += y
             if COVARIANCE:
-                if TILES > 1:
-                    z = deviations(image + right_at, right_pivot, met if FULL else met & in_right)
-                    big, small = accumulate(y, z, big, small, PRECISION, False)
+                if SYMMETRIC:
+                    summed += half_square(y)
+                elif TILES == 1:
+                    summed += product(y, y, PRECISION)
                 else:
-                    big, small = accumulate(y, y, big, small, PRECISION, True)
+                    z = deviations(image + right_at, right_pivot, met if FULL else met & in_right)
+                    summed += product(y, z, PRECISION)
 
         if i == j:
             of_rows = tl.sum(tl.reshape(total, (BLOCK, ROWS, BLOCK_P)), 1)
@@ -186,9 +210,9 @@ def moments_kernel(
             tl.store(at_sums, of_rows, mask=(left < d)[:, None] & (column < p)[None, :])
 
     if COVARIANCE:
-        if TILES == 1 and PRECISION == "float32":
-            big += small + tl.trans(small)
+        if SYMMETRIC:
+            summed += tl.trans(summed)
         out = products + ((split * classes + k) * TILES + tile) * (BLOCK * BLOCK)
         inner = tl.arange(0, BLOCK)
         used = (inner // PART)[:, None] <= (inner // PART)[None, :] if TILES == 1 else (inner < BLOCK)[None, :]
-        tl.store(out + inner[:, None] * BLOCK + inner[None, :], big, mask=used)
+        tl.store(out + inner[:, None] * BLOCK + inner[None, :], summed, mask=used)

@@ -1,5 +1,6 @@
 """How `moments` and `matching` cut their work: by the shapes, the dtype and the chip, never by timing in a run."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ from .tables import Cut, measured
 
 OVERHEAD = 5  # rows
 PART = 32  # descriptors
+SQUARES = 2048  # that one program adds up at a time
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class Tiling(NamedTuple):
 def power_of_two(n: int) -> int:
     """The smallest one that is not below n."""
     return 1 << max(n - 1, 0).bit_length()
+
+
+def divisor(*sizes: int) -> int:
+    """What divides all these sizes and must be said: of an argument Triton asks only for 16; 1 if there is nothing."""
+    common = math.gcd(*sizes, 16)
+    return 1 if common == 16 else common
 
 
 def moments_tiling(d: int, p: int, precision: str, chip: Chip) -> Tiling:

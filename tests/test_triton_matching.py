@@ -24,8 +24,9 @@ from benchmarks.clock import HostClock
 from benchmarks.workloads import WORKLOADS
 from ddfast import ClassMoments
 from ddfast.kernels import tables, tiling
-from ddfast.kernels.matching import sum_kernel
+from ddfast.kernels.matching import total_squares
 from ddfast.kernels.moments import round_to_tf32, triangle
+from ddfast.operators import triton_matching
 
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.operators("moment_matching", "moment_matching_backward")]
 MM, ROWS = (next(loss for loss in MATCHING if loss.name == name) for name in ("mm", "mm-rows"))
@@ -47,8 +48,6 @@ def chip(monkeypatch):
     """Lets the work be cut as for another chip."""
 
     def pretend(arch, multiprocessors):
-        from ddfast.operators import triton_matching
-
         monkeypatch.setattr(triton_matching, "chip_of", lambda device: tiling.Chip(arch, multiprocessors))
 
     return pretend
@@ -148,6 +147,36 @@ def test_rounding_in_the_kernel_is_the_one_followed_above():
     assert [tuple(pair) for pair in pairs.tolist()] == [(i, j) for j in range(16) for i in range(j + 1)]
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="tested in the interpreter")
+def test_rounding_keeps_every_nan_and_both_infinities():
+    payloads = [0x7FFFFFFF, 0x7FFFF000, 0x7FC00000, 0x7F800001, 0x7F801000, 0x7FBFFFFF]  # the first is a GPU's own
+    bits = [sign | payload for payload in payloads for sign in (0, 0x80000000)]
+    nan = torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32)
+    finite = torch.tensor([0.0, -0.0, 1.0, -(2.0**-149), 3e38, torch.inf, -torch.inf])
+    x = torch.cat([nan, finite]).repeat(7)[:128].contiguous()
+    out, pairs = torch.empty(128), torch.zeros(136, 2, dtype=torch.int32)
+    helpers_kernel[(1,)](x, out, pairs)
+    assert torch.equal(out.isnan(), x.isnan())
+    assert torch.equal(out[~x.isnan()], tf32(x)[~x.isnan()])
+    assert torch.equal(out.isinf(), x.isinf())
+
+
+@on_triton
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0x7FC00000, 0x7FFFF123])
+def test_nan_of_any_payload_in_a_row_gives_nan(bits):
+    b = batch((20, 3), [0] * 5 + [1] * 5, [0, 1, 0, 1], 2).to(torch.float32)
+    b.syn.view(torch.int32)[2, 4, 1] = bits
+    value, gradient = differentiate(MM.of(b.to(DEVICE), "triton"), b.syn.to(DEVICE))
+    assert value.isnan()
+    assert gradient[::2].isnan().any() and not gradient[1::2].isnan().any()
+
+
+def test_a_divisor_is_named_only_where_triton_does_not_see_it():
+    assert [tiling.divisor(*sizes) for sizes in [(16, 32), (8, 64), (36, 144), (49,), (1, 8), (48, 16, 8)]] == [
+        *(1, 8, 4, 1, 1, 8)
+    ]
+
+
 def test_what_was_measured_on_a_gpu_is_used_there(tmp_path, monkeypatch):
     row = {
         "kernel": "moments",
@@ -182,14 +211,36 @@ def test_tuning_keeps_the_fastest_of_what_is_right(monkeypatch):
     assert row == {"kernel": "moments", "d": 4, "p": 16, "precision": "float32", **cuts[1]._asdict()}
 
 
+@triton.jit
+def total_kernel(squares, total, count, BLOCK: tl.constexpr):
+    tl.store(total, total_squares(squares, count, BLOCK, tl.float64))
+
+
 @on_triton
-def test_terms_are_the_sums_of_all_squares():
-    squares = torch.rand(2, 3001, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(DEVICE)
-    loss, terms = squares.new_empty(()), squares.new_empty(2)
-    options = {"BLOCK": 1024, "MEAN": True, "COVARIANCE": True, "SUM": tl.float64}
-    sum_kernel[(1,)](squares, loss, terms, 0.3, 0.7, squares.shape[1], **options)
-    assert_close(terms, squares.sum(1))
-    assert_close(loss, 0.3 * squares[0].sum() + 0.7 * squares[1].sum())
+def test_the_total_is_the_sum_of_all_squares():
+    squares = torch.rand(3001, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(DEVICE)
+    total = squares.new_empty(())
+    total_kernel[(1,)](squares, total, len(squares), BLOCK=1024)
+    assert_close(total, squares.sum())
+
+
+@on_triton
+@pytest.mark.parametrize("loss", [MM, ROWS], ids=["mm", "mm-rows"])
+def test_the_last_program_adds_up_what_all_have_compared(chip, loss, monkeypatch):
+    """... and leaves the ticket as it was, so that a launch can be repeated; SQUARES are fewer than there are."""
+    monkeypatch.setattr(tiling, "SQUARES", 4)
+    tickets = []
+    partials = triton_matching.partials_of
+
+    def kept(*args, **options):
+        found = partials(*args, **options)
+        tickets.append(found.ticket)
+        return found
+
+    monkeypatch.setattr(triton_matching, "partials_of", kept)
+    chip(80, 4)
+    check(batch((30, 4, 3), [0, 1, 2] * 3, [2, 1, 0, 1, 0], 3), loss, torch.float64)
+    assert [ticket.item() for ticket in tickets] == [0]
 
 
 @on_triton

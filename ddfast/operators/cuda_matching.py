@@ -31,5 +31,5 @@ def _match(
     )  # fmt: skip
 
 
-for _operator in (*matching_by(_match, counted=True), moment_matching_backward):
+for _operator in (*matching_by(_match), moment_matching_backward):
     implement("cuda", _operator.__name__, _operator, "CUDA")

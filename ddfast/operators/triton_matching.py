@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ddfast.kernels import tiling
-from ddfast.kernels.matching import merge_kernel, sum_kernel
+from ddfast.kernels.matching import merge_kernel
 from ddfast.kernels.matching_backward import backward_kernel
 from ddfast.kernels.moments import moments_kernel
 from ddfast.operators.launch import chip_of, on_device
@@ -49,7 +49,7 @@ class Partials:
     tiling: tiling.Tiling
     precision: str
     num_classes: int
-    ticket: Tensor | None  # (1,) int32, 0: what the blocks of the CUDA reduction count themselves by
+    ticket: Tensor | None  # (1,) int32, 0: what the programs or blocks that follow count themselves by
 
 
 def _precision(dtype: torch.dtype, tf32: bool) -> str:
@@ -96,7 +96,8 @@ def partials_of(
                 num_classes, d, b, p, left.features.stride(0), right.features.stride(0), *left.inner,
                 TILES=tiles, BLOCK=cut.block, PART=tiling.PART, ROWS=cut.rows, BLOCK_P=cut.block_p,
                 FULL=d % cut.block == 0 and p % cut.block_p == 0, REAL_RAGGED=left.ragged, RAGGED=right.ragged,
-                COVARIANCE=covariance, PRECISION=precision, num_warps=cut.warps, num_stages=cut.stages,
+                COVARIANCE=covariance, PRECISION=precision, DIVISOR=tiling.divisor(p, *left.inner[:2]),
+                num_warps=cut.warps, num_stages=cut.stages,
             )  # fmt: skip
         done += left.splits + right.splits
     return Partials(real, syn, sums, products, cut, precision, num_classes, ticket)
@@ -110,28 +111,32 @@ def _merge(
     mean: bool,
     covariance: bool,
     state: bool,
-) -> Tensor:
-    """Launches `merge_kernel`; the squares of the gaps (2, K·PARTS)."""
+    loss: Tensor | None = None,
+    terms: Tensor | None = None,
+    weights: tuple[float, float] = (0.0, 0.0),
+) -> None:
+    """Launches `merge_kernel`."""
     syn, cut, k = partials.syn, partials.tiling, partials.num_classes
     _, a, b, p = syn.features.shape
     d = a * b
     parts = tiling.merge_tiling(cut.block, partials.precision)
     count = tiling.pieces(d, parts.block, covariance)
-    squares = partials.sums.new_empty(2, k * count)
+    squares = None if loss is None else partials.sums.new_empty(2, k * count)
     left = partials.real or syn
     counts, means, covariances = moments or (None, None, None)
     merge_kernel[(count * k,)](
         left.features if means is None else means, covariances, counts, left.offsets, left.index,
         syn.features, syn.offsets, syn.index, partials.sums, partials.products,
-        outputs["share"], outputs["centers"], outputs["drift"], outputs["mean_gap"], outputs["covariance_gap"], squares,
+        outputs["share"], outputs["centers"], outputs["drift"], outputs["mean_gap"], outputs["covariance_gap"],
+        squares, partials.ticket, loss, terms, *weights,
         left.largest, partials.real.splits if partials.real else 0, syn.largest, syn.splits, k, d, b, p,
         *left.features.stride(), *syn.features.stride(),
         TILES=tiling.pieces(d, cut.block, covariance), BLOCK=cut.block, PARTS=count, PART=parts.block,
         BLOCK_P=parts.block_p, REAL=real, REAL_RAGGED=left.ragged, RAGGED=syn.ragged,
         MEAN=mean, COVARIANCE=covariance, STATE=state, SUM=_triton(partials.sums.dtype),
+        SQUARES=tiling.SQUARES, DIVISOR=tiling.divisor(p, *left.inner[:2], *syn.inner[:2]),
         num_warps=parts.warps, num_stages=parts.stages,
     )  # fmt: skip
-    return squares
 
 
 def _triton(dtype: torch.dtype) -> tl.dtype:
@@ -170,29 +175,25 @@ def _match(
         "covariance_gap": state(k, a * b, a * b, of=covariance),
     }
     real = "features" if moments is None else "moments"
-    squares = _merge(partials, real, moments, outputs, mean, covariance, needs_grad)
     loss, terms = features.new_empty((), dtype=dtype), features.new_empty(2, dtype=dtype)
-    count = squares.shape[1]
-    sum_kernel[(1,)](
-        squares, loss, terms, mean_weight, covariance_weight, count,
-        BLOCK=1024, MEAN=mean, COVARIANCE=covariance, SUM=_triton(dtype), num_warps=4,
-    )  # fmt: skip
+    weights = mean_weight, covariance_weight
+    _merge(partials, real, moments, outputs, mean, covariance, needs_grad, loss, terms, weights)
     return loss, terms, *outputs.values()
 
 
-def matching_by(match: Callable[..., Any], counted: bool = False) -> Iterator[Callable[..., Any]]:
+def matching_by(match: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     """moment_matching and moment_matching_to_moments of a backend, of which `match` does what follows the partials."""
 
     @on_device
     def moment_matching(*args: Any) -> tuple[Tensor, ...]:
         real, syn, (num_classes, mean_weight, covariance_weight, tf32, needs_grad) = args[:4], args[4:8], args[8:]
-        partials = partials_of(Side(*real), Side(*syn), num_classes, covariance_weight != 0, tf32, counted)
+        partials = partials_of(Side(*real), Side(*syn), num_classes, covariance_weight != 0, tf32, counted=True)
         return match(partials, None, mean_weight, covariance_weight, needs_grad)
 
     @on_device
     def moment_matching_to_moments(*args: Any) -> tuple[Tensor, ...]:
         moments, syn, (num_classes, mean_weight, covariance_weight, tf32, needs_grad) = args[:3], args[3:7], args[7:]
-        partials = partials_of(None, Side(*syn), num_classes, covariance_weight != 0, tf32, counted)
+        partials = partials_of(None, Side(*syn), num_classes, covariance_weight != 0, tf32, counted=True)
         real = tuple(moment.contiguous() for moment in moments)
         return match(partials, real, mean_weight, covariance_weight, needs_grad)
 
@@ -224,12 +225,13 @@ def moment_matching_backward(
     grid = (tiles * blocks * num_classes, -(-p // cut.block_p))
     if syn.numel() == 0:
         return gradient
+    strides = *syn.stride(), *gradient.stride()
     backward_kernel[grid](
         gradient, grad, syn, offsets, index, share, centers, drift, mean_gap, covariance_gap,
-        mean_weight, covariance_weight, largest, blocks, d, b, p, *syn.stride(), *gradient.stride(),
+        mean_weight, covariance_weight, largest, blocks, d, b, p, *strides,
         TILES=tiles, BLOCK=cut.block, STEP=min(32, cut.block), ROWS=cut.rows, BLOCK_P=cut.block_p,
         RAGGED=offsets is not None, MEAN=mean_weight != 0, COVARIANCE=covariance_weight != 0,
-        PRECISION={"float32": "tf32x3", "tf32": "tf32", "float64": "ieee"}[precision], SUM=_triton(share.dtype),
+        PRECISION=precision, SUM=_triton(share.dtype), DIVISOR=tiling.divisor(p, *strides[1:3], *strides[5:7]),
         num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
     return gradient
