@@ -22,7 +22,7 @@ class Split:
     name: str
     rounded: Callable[[Array], Array]
     columns: int
-    scaled: bool
+    scaled: str | None = None  # by the first rows and what does not fit later, or each step by its own largest
     flushed: int | None = STEP  # columns that one accumulator of the tensor cores sees, None: all of a program
 
 
@@ -35,10 +35,11 @@ def to_half(x: Array) -> Array:
 
 
 SPLITS = (
-    Split("tf32, not flushed", to_tf32, 8, scaled=False, flushed=None),
-    Split("tf32", to_tf32, 8, scaled=False),
-    Split("fp16, not flushed", to_half, 16, scaled=True, flushed=None),
-    Split("fp16", to_half, 16, scaled=True),
+    Split("tf32, not flushed", to_tf32, 8, flushed=None),
+    Split("tf32", to_tf32, 8),
+    Split("fp16, not flushed", to_half, 16, "program", flushed=None),
+    Split("fp16", to_half, 16, "program"),
+    Split("fp16, a scale a step", to_half, 16, "step"),
 )
 
 
@@ -47,12 +48,12 @@ def toward_zero(x: Array) -> Array:
     return np.where(np.abs(near) > np.abs(x), np.nextafter(near, np.float32(0)), near)
 
 
-def scales(y: Array, scaled: bool) -> Iterator[float]:
-    """The scale of each step of `y` (D, columns), by the rule of the kernel."""
+def scales(y: Array, scaled: str | None) -> Iterator[float]:
+    """The scale of each step of `y` (D, columns)."""
     scale = 0.0
     for start in range(0, y.shape[1], STEP):
         largest = float(np.abs(y[:, start : start + STEP]).max()) if scaled else 0.0
-        if scaled and largest and (not scale or largest * scale >= 2.0**15):
+        if largest and (scaled == "step" or not scale or largest * scale >= 2.0**15):
             scale = 2.0 ** (9 - np.floor(np.log2(largest)))
         yield scale or 1.0
 

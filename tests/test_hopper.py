@@ -7,10 +7,13 @@ from ctypes import POINTER, Structure, c_int64, c_void_p
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from oracle import INTERPRETED, frobenius
 from torch import Tensor
+
+from benchmarks import splits
 
 ROOT = Path(__file__).parents[1]
 CHANNELS, POSITIONS = 128, 16
@@ -152,6 +155,11 @@ def test_partials_of_equal_classes_are_the_sums_over_their_rows(kernel):
     check(kernel, Part(features(78), 39, 39), Part(features(40, seed=1), 13, 20), 2)
 
 
+def test_sums_of_many_rows_are_not_truncated(kernel):
+    """One accumulator for all 160 rows would lose 2e-5."""
+    check(kernel, Part(features(160), 160, 160), Part(features(4, seed=1), 4, 4), 1)
+
+
 def test_ragged_classes_are_gathered_and_empty_ones_are_zero(kernel):
     generator = torch.Generator().manual_seed(0)
     real = Part(features(24), 7, 17, torch.tensor([0, 17, 17, 18, 24]), torch.randperm(24, generator=generator))
@@ -201,6 +209,19 @@ def test_the_same_rows_give_the_same_bits(kernel):
     real, syn = Part(features(18), 9, 9), Part(features(6, seed=1), 3, 3)
     first, second = kernel(real, syn, 2), kernel(real, syn, 2)
     assert all(a.nan_to_num(7).equal(b.nan_to_num(7)) for a, b in zip(first, second, strict=True))
+
+
+def test_half_precision_splits_are_as_accurate_as_those_of_tf32():
+    by_name = {split.name: split for split in splits.SPLITS}
+    x = features(96)[:, 0].numpy()
+    exact = splits.sigma(x, None, 0)
+
+    def error(name: str) -> float:
+        return np.linalg.norm(splits.sigma(x, by_name[name], 96) - exact) / np.linalg.norm(exact)
+
+    assert error("fp16") < 1.2 * error("tf32") < 2e-6
+    assert error("fp16, a scale a step") < 2e-6
+    assert error("fp16, not flushed") > 1e-5
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="needs Triton on the CPU: TRITON_INTERPRET=1")
