@@ -225,6 +225,26 @@ def test_half_precision_splits_are_as_accurate_as_those_of_tf32():
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="needs Triton on the CPU: TRITON_INTERPRET=1")
+@pytest.mark.parametrize("spread", [1e-12, 1.0, 1e12], ids=str)
+def test_half_squares_in_triton_are_scaled_by_their_step(spread):
+    import triton
+    import triton.language as tl
+
+    from benchmarks.hopper import half_square_of_halves
+
+    @triton.jit
+    def kernel(y, out, half_square: tl.constexpr):
+        row, column = tl.arange(0, 128), tl.arange(0, 32)
+        half = half_square(tl.load(y + row[:, None] * 32 + column[None, :]))
+        tl.store(out + row[:, None] * 128 + row[None, :], half)
+
+    y = spread * torch.randn(128, 32, generator=torch.Generator().manual_seed(0))
+    half = torch.empty(128, 128)
+    kernel[(1,)](y, half, half_square_of_halves)
+    assert frobenius(half + half.T, y.double() @ y.double().T) < 1e-6
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs Triton on the CPU: TRITON_INTERPRET=1")
 def test_merge_makes_the_same_losses_of_its_partials_as_of_tritons(emulator, monkeypatch):
     from ddfast.kernels.tiling import Chip
     from ddfast.operators import triton_matching
