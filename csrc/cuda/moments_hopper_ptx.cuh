@@ -8,7 +8,8 @@
 namespace ddfast {
 namespace {
 
-#define DDFAST_EACH_8(f, a, i) f(a[i]), f(a[i + 1]), f(a[i + 2]), f(a[i + 3]), f(a[i + 4]), f(a[i + 5]), f(a[i + 6]), f(a[i + 7])
+#define DDFAST_EACH_4(f, a, i) f(a[i]), f(a[i + 1]), f(a[i + 2]), f(a[i + 3])
+#define DDFAST_EACH_8(f, a, i) DDFAST_EACH_4(f, a, i), DDFAST_EACH_4(f, a, i + 4)
 #define DDFAST_EACH_64(f, a)                                                                    \
   DDFAST_EACH_8(f, a, 0), DDFAST_EACH_8(f, a, 8), DDFAST_EACH_8(f, a, 16), DDFAST_EACH_8(f, a, 24), \
       DDFAST_EACH_8(f, a, 32), DDFAST_EACH_8(f, a, 40), DDFAST_EACH_8(f, a, 48), DDFAST_EACH_8(f, a, 56)
@@ -27,7 +28,7 @@ __device__ inline void arrival_expect(uint64_t* arrival, uint32_t bytes) {
                : "memory");
 }
 
-// A multiple of 16 bytes, from and to addresses that are; it comes once and is not needed in L2 any longer.
+// A multiple of 16 bytes, from and to addresses that are multiples of 16; it counts for the arrival when it is there.
 __device__ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* arrival) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    shared_address(to)),
