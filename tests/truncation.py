@@ -35,7 +35,7 @@ def truncated_product(a: np.ndarray, b: np.ndarray, sums: np.ndarray, group: int
 def truncating() -> Iterator[list[int]]:
     """Every `tl.dot` with float32 sums truncates them; yields the lengths of the products that it has seen.
 
-    It cannot see whether a compiler makes an addition that follows part of the product: test_compiled.py does.
+    It cannot see whether a compiler makes an addition that follows part of the product: test_matching_compiled.py does.
     """
     from triton._C.libtriton import ir
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
