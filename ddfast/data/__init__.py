@@ -55,7 +55,7 @@ def load(
     elif data in NAMED:
         dataset = load_named(data, mean, std, image_size, progress)
     elif data.startswith(PREFIX):
-        dataset = load_source(list_hugging_face(data), mean, std, image_size, progress)
+        dataset = load_source(list_hugging_face(data, progress), mean, std, image_size, progress)
     elif os.sep in data or os.path.exists(path):
         dataset = load_folder(Path(path), mean, std, image_size, progress)
     else:
