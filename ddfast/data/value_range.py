@@ -17,8 +17,7 @@ def value_range_of(images: Tensor) -> ValueRange | None:
     deviation are hardly those of a data set.
     """
     values = images.detach().flatten().to(torch.float64)
-    low, high = values.aminmax()
-    extent = max(abs(float(low)), abs(float(high)))
+    extent = float(values.abs().max()) if values.numel() else 0.0
     if extent == 0:
         return "0 to 1"
     every = values.numel() // 2**22 + 1  # torch.quantile takes 2^24 values at most
