@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ddfast.data import absolute_place
 from ddfast.distill.config import Config, defaults
 from ddfast.distill.folder import RunFolder
 from ddfast.distill.pretrain import PoolConfig, pretrain_with_progress, trained
@@ -43,6 +44,7 @@ app = typer.Typer(
     help="Fast dataset distillation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 console = Console(highlight=False, markup=False, emoji=False)  # classes and files may have any name
+ACCEPT_DATA = "take data that differ from those the run was begun with"
 SHARED = ("distill", "pretrain", "evaluate")  # the commands whose work several ranks share
 
 
@@ -84,14 +86,17 @@ def distill(
         Path | None, typer.Option(help="the run folder [default: runs/DATA-ipcN]", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out", show_default=False)] = False,
+    accept_data: Annotated[bool, typer.Option("--accept-data", help=ACCEPT_DATA, show_default=False)] = False,
     **options: Any,
 ) -> None:
     """Distil a data set; without arguments the real handwritten digits of scikit-learn.
 
     Data without a recipe gets DM + CM as published; every key of a recipe is an option of the same name.
     """
-    given = given_keys(options)
+    given = _with_places(given_keys(options))
     named = bool(given.get("recipe"))
+    if accept_data and not resume:
+        raise UserError("accept_data is for --resume: a new run takes the data that --data names")
     base = _base(given)
     path = out or Path("runs") / _run_name(base, given)
     if resume:
@@ -103,12 +108,20 @@ def distill(
         whole = dataclasses.asdict(base.override(**given))
         by_recipe = {key: value for key, value in whole.items() if named and value is not None}
         asked = {**by_recipe, **given}
+        if "data" in given:
+            stored = stored.replace(data=asked["data"])  # the same data may lie elsewhere now: Run compares them
         config = _resumed(stored, asked)
     else:
         config = base.override(**given)
-    run = Run(config, path, resume, console, ranks=context.obj)
+    run = Run(config, path, resume, console, accept_data=accept_data, ranks=context.obj)
     _print_evaluation(run(), run.dataset.classes)
     _print_pictures(path)
+
+
+def _with_places(given: dict[str, Any]) -> dict[str, Any]:
+    """The keys, with absolute paths: a run is continued from any folder."""
+    places = {name: given[name] for name in ("data", "pool") if given.get(name)}
+    return {**given, **{name: absolute_place(place) for name, place in places.items()}}
 
 
 def _base(given: dict[str, Any]) -> Config:
@@ -171,7 +184,7 @@ def sweep(
     A quarter of the training images is held out, unless --holdout says otherwise; test images are never touched. All
     options of distill are there, for all points alike.
     """
-    given = given_keys(options)
+    given = _with_places(given_keys(options))
     base = _base(given)
     path = out or Path("runs") / f"{_run_name(base, given)}-sweep"
     results = Sweep(base, given, parse_grid(grid), seeds, path, resume, console)()
@@ -232,14 +245,21 @@ def evaluate(
     path: Annotated[Path, typer.Argument(help="a run folder, or images that --data tests", show_default=False)],
     networks: Annotated[str, typer.Option(help="names joined by commas [default: the run's]", show_default=False)] = "",
     out: Annotated[Path | None, typer.Option(help="folder of the results [default: beside PATH]")] = None,
+    accept_data: Annotated[bool, typer.Option("--accept-data", help=ACCEPT_DATA, show_default=False)] = False,
+    labels: Annotated[Path | None, typer.Option(help="a file of labels for images that come without")] = None,
+    normalised: Annotated[
+        bool | None,
+        typer.Option("--normalised/--pixels", help="what floating point images are [default: their values tell]"),
+    ] = None,
     **options: Any,
 ) -> None:
     """Evaluate the images of a run again, perhaps with other networks, or images that ddfast did not make.
 
-    Those are an .npz, .safetensors or .pt file with images and labels, or a folder of CLASS/*.png. A run's keys are the
+    Those are an .npz, .safetensors or .pt file with images and labels, a folder of such files, or a folder of
+    CLASS/*.png. A run's keys are the
     defaults of its options, those of its network only for that network.
     """
-    subject = find_subject(path, given_keys(options), out, console, context.obj)
+    subject = find_subject(path, given_keys(options), out, console, context.obj, accept_data=accept_data, labels=labels, normalised=normalised)
     names = list(dict.fromkeys(name.strip() for name in networks.split(",") if name.strip())) or [""]
     configs = [subject.config_of(name) for name in names]  # an unknown name must fail before an hour with a known one
     found = {}

@@ -34,13 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 DISTILL: dict[str, tuple[list[str], str]] = {
     "missing data": (["--data", "./nowhere"], "nowhere: No such file or directory; expected a folder with train.npz"),
     "data of no name": (["--data", "digit"], "data 'digit' is neither a folder nor a known data set (digits, "),
-    "empty data": (["--data", "./empty"], "empty has no train.npz and no test.npz: it is empty"),
+    "empty data": (["--data", "./empty"], "empty has no train.npz: it is empty"),
     "data is a file": (["--data", "./file"], "file: Not a directory"),
     "broken data": (["--data", "./truncated"], "train.npz is not an npz file, or is damaged or cut short"),
     "data without labels": (["--data", "./no labels"], "train.npz: no array called labels, it holds images"),
     "no images": (["--ipc", "0"], "ipc must be at least 1, got 0"),
     "fewer than none": (["--ipc", "-1"], "ipc must be at least 1, got -1"),
-    "more than there are": (["--ipc", "13"], "ipc must be at most 12, the images of the smallest class of ./data"),
+    "more than there are": (["--ipc", "13"], "ipc must be at most 12, the images of the smallest class of "),
     "no iterations": (["--iterations", "0"], "iterations must be at least 1, got 0"),
     "no batch": (["--batch-real", "0"], "batch_real must be at least 1, got 0"),
     "no number": (["--ipc", "ten"], "--ipc"),
@@ -104,9 +104,9 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         ["evaluate", "no labels/train.npz", "--data", "./data"],
         "no labels/train.npz: no labels, it holds images",
     ),
-    "evaluation of a run on data": (
-        ["evaluate", "run", "--data", "./data"],
-        "data must not be given with a run: run has its own",
+    "evaluation of a run on other data": (
+        ["evaluate", "run", "--data", "digits"],
+        "digits is not the data that run was begun with: its classes are others",
     ),
     "evaluation of a run at another size": (
         ["evaluate", "run", "--image-size", "9"],

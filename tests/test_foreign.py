@@ -57,11 +57,11 @@ def save(path: Path, images: Any, labels: Any = LABELS, **others: Any) -> Path:
 
 def read(path: Path, dataset: Dataset) -> Tensor:
     """The images; their labels are what they should be."""
-    images, labels, partition = read_images(path, dataset)
-    assert partition == 1
-    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-    assert torch.equal(labels, LABELS)
-    return images
+    found = read_images(path, dataset)
+    assert found.partition == 1
+    assert (found.images.dtype, found.labels.dtype) == (torch.float32, torch.int64)
+    assert torch.equal(found.labels, LABELS)
+    return found.images
 
 
 SUFFIXES = [".npz", ".safetensors", ".pt", ".pth"]
@@ -88,26 +88,34 @@ class TestForms:
         got = read(save(tmp_path / f"a{suffix}", images, mean=mean, std=std), dataset)
         torch.testing.assert_close(got, normalised(dataset), rtol=1e-5, atol=1e-5)
 
-    def test_floats_between_0_and_1_say_that_they_are_pixels(
-        self, dataset: Dataset, tmp_path: Path, suffix: str
+    @pytest.mark.parametrize("top", [1, 255])
+    @pytest.mark.parametrize("stray", [0.0, -1e-6, 1.02])
+    def test_floats_may_be_pixels(
+        self, dataset: Dataset, tmp_path: Path, suffix: str, top: int, stray: float
     ) -> None:
-        path = tmp_path / f"a{suffix}"
-        with pytest.raises(UserError, match="must be normalised, but these lie between 0 and 1 as pixels do"):
-            read_images(save(path, pixels(dataset) / 255), dataset)
-        got = read(save(path, pixels(dataset) / 255, mean=0.0, std=1.0), dataset)
-        torch.testing.assert_close(got, normalised(dataset), rtol=1e-5, atol=1e-5)
-        as_they_are = replace(dataset, mean=(0.0,) * dataset.channels, std=(1.0,) * dataset.channels)
-        assert torch.equal(read(save(path, pixels(dataset) / 255), as_they_are), pixels(dataset) / 255)
+        """One value beyond, which denormalising and resizing leave, does not make them normalised."""
+        images = pixels(dataset) / 255
+        images[0, 0, 0, 0] = stray
+        found = read_images(save(tmp_path / f"a{suffix}", images * top), dataset)
+        assert found.taken_as.endswith(f"images are taken as pixels from 0 to {top}")
+        expected = (images - torch.tensor(dataset.mean)[:, None, None]) / torch.tensor(dataset.std)[:, None, None]
+        torch.testing.assert_close(found.images, expected, rtol=1e-4, atol=1e-4)
 
-    @pytest.mark.parametrize("own", [{}, {"mean": 0.5, "std": 0.5}], ids=["data", "own"])
-    def test_floats_up_to_255_say_that_they_are_pixels(
-        self, dataset: Dataset, tmp_path: Path, suffix: str, own: dict[str, float]
-    ) -> None:
-        path = tmp_path / f"a{suffix}"
-        with pytest.raises(UserError, match="these lie between 0 and 255, as pixels from 0 to 255 do"):
-            read_images(save(path, pixels(dataset).float(), **own), dataset)
-        got = read(save(path, pixels(dataset).float(), mean=0, std=1 / 255), dataset)
-        torch.testing.assert_close(got, normalised(dataset), rtol=1e-4, atol=1e-4)
+    def test_what_the_values_leave_open_is_asked_for(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
+        images = pixels(dataset) / 127.5 - 1
+        path = save(tmp_path / f"a{suffix}", images)
+        with pytest.raises(UserError, match="may be pixels or normalised: give --pixels or --normalised"):
+            read_images(path, dataset)
+        assert torch.equal(read_images(path, dataset, normalised=True).images, images)
+        expected = (images - torch.tensor(dataset.mean)[:, None, None]) / torch.tensor(dataset.std)[:, None, None]
+        torch.testing.assert_close(read_images(path, dataset, normalised=False).images, expected)
+
+    def test_what_contradicts_the_file_is_refused(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
+        with pytest.raises(UserError, match="uint8 pixels, which --normalised cannot be"):
+            read_images(save(tmp_path / f"a{suffix}", pixels(dataset)), dataset, normalised=True)
+        path = save(tmp_path / f"b{suffix}", normalised(dataset), mean=0.5, std=0.5)
+        with pytest.raises(UserError, match="holds the mean and std that its images are normalised by; --pixels"):
+            read_images(path, dataset, normalised=False)
 
     def test_distilled_images_may_go_far_beyond_pixels(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
         images = 50 * normalised(dataset)
@@ -139,6 +147,14 @@ class TestPairs:
         torch.save([normalised(dataset), LABELS], tmp_path / "pair.pt")
         assert torch.equal(read(tmp_path / "pair.pt", dataset), normalised(dataset))
 
+    def test_a_learning_rate_may_follow(self, dataset: Dataset, tmp_path: Path) -> None:
+        torch.save([normalised(dataset), LABELS, 0.01], tmp_path / "three.pt")
+        assert torch.equal(read(tmp_path / "three.pt", dataset), normalised(dataset))
+
+    def test_arrays_of_numpy_stand_for_tensors(self, dataset: Dataset, tmp_path: Path) -> None:
+        torch.save({"images": normalised(dataset).numpy(), "labels": LABELS.numpy()}, tmp_path / "arrays.pt")
+        assert torch.equal(read(tmp_path / "arrays.pt", dataset), normalised(dataset))
+
     @pytest.mark.parametrize("numpy", ["numpy._core", "numpy.core"])
     def test_what_the_script_of_dm_saves(self, dataset: Dataset, tmp_path: Path, numpy: str) -> None:
         """Five experiments with their accuracies, which are NumPy's numbers, as NumPy 2 and 1 name them."""
@@ -159,12 +175,59 @@ class TestPairs:
                 return os.mkdir, (str(tmp_path / "was here"),)
 
         torch.save({"images": pixels(dataset), "labels": LABELS, "more": Evil()}, tmp_path / "evil.pt")
-        with pytest.raises(UserError, match=r"evil\.pt is damaged, or does not hold images and labels as arrays"):
+        with pytest.raises(UserError, match=r"evil\.pt is damaged, or holds Python objects, which are not read because they could run code"):
             read_images(tmp_path / "evil.pt", dataset)
         np.savez(tmp_path / "evil.npz", images=np.array([Evil()], dtype=object), labels=LABELS)
         with pytest.raises(UserError, match=r"evil\.npz is damaged, or"):
             read_images(tmp_path / "evil.npz", dataset)
         assert not (tmp_path / "was here").exists()
+
+
+class TestLabels:
+    def test_soft_labels_are_probabilities_or_logits(self, dataset: Dataset, tmp_path: Path) -> None:
+        logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)) + 4 * torch.eye(3)[LABELS]
+        for labels, kind in ((logits, "logits"), (logits.softmax(1), "probabilities")):
+            found = read_images(save(tmp_path / "a.npz", pixels(dataset), labels), dataset)
+            torch.testing.assert_close(found.labels, logits.softmax(1))
+            assert found.taken_as.endswith(f"labels as soft ({kind}), trained on by their cross-entropy")
+        one_hot = torch.eye(3, dtype=torch.int64)[LABELS]
+        found = read_images(save(tmp_path / "b.pt", pixels(dataset), one_hot), dataset)
+        assert torch.equal(found.labels.argmax(1), LABELS)
+
+    def test_may_be_a_column(self, dataset: Dataset, tmp_path: Path) -> None:
+        read(save(tmp_path / "a.pt", pixels(dataset), LABELS[:, None]), dataset)
+
+    @pytest.mark.parametrize("suffix", [".npy", ".pt", ".npz", ".safetensors"])
+    def test_may_lie_in_a_file_of_their_own(self, dataset: Dataset, tmp_path: Path, suffix: str) -> None:
+        torch.save(normalised(dataset), tmp_path / "images.pt")
+        with pytest.raises(UserError, match=r"images\.pt: no labels, it holds images; --labels names a file of them"):
+            read_images(tmp_path / "images.pt", dataset)
+        path = tmp_path / f"labels{suffix}"
+        if suffix == ".npy":
+            np.save(path, LABELS.numpy())
+        elif suffix == ".npz":
+            np.savez(path, labels=LABELS.numpy())
+        elif suffix == ".safetensors":
+            safetensors.torch.save_file({"labels": LABELS}, path)
+        else:
+            torch.save(LABELS, path)
+        found = read_images(tmp_path / "images.pt", dataset, labels=path)
+        assert torch.equal(found.labels, LABELS)
+        assert torch.equal(found.images, normalised(dataset))
+
+
+class TestShards:
+    def test_are_joined_in_the_order_of_their_names(self, dataset: Dataset, tmp_path: Path) -> None:
+        for number, rows in enumerate((slice(0, 4), slice(4, 6))):
+            save(tmp_path / f"{number}.safetensors", normalised(dataset)[rows].contiguous(), LABELS[rows].contiguous())
+        assert torch.equal(read(tmp_path, dataset), normalised(dataset))
+        save(tmp_path / "2.safetensors", pixels(dataset))
+        with pytest.raises(UserError, match=r"2\.safetensors: images are .*uint8 each, but .*float32 in 0"):
+            read_images(tmp_path, dataset)
+        torch.save(normalised(dataset), tmp_path / "2.safetensors.pt")
+        (tmp_path / "2.safetensors").unlink()
+        with pytest.raises(UserError, match=r"2\.safetensors\.pt: no labels, which every file"):
+            read_images(tmp_path, dataset)
 
 
 class TestFolders:
@@ -180,10 +243,10 @@ class TestFolders:
         (tmp_path / ".hidden").mkdir()
         for name in (".DS_Store", "Thumbs.db", "notes.txt"):
             (tmp_path / names[0] / name).write_bytes(b"")
-        images, labels, _ = read_images(tmp_path, dataset)
+        found = read_images(tmp_path, dataset)
         order = LABELS.argsort(stable=True)
-        assert torch.equal(labels, LABELS[order])
-        assert torch.equal(images, normalised(dataset)[order])
+        assert torch.equal(found.labels, LABELS[order])
+        assert torch.equal(found.images, normalised(dataset)[order])
 
     def test_images_are_found_and_decoded_as_those_of_data(self, dataset: Dataset, tmp_path: Path) -> None:
         exif = Image.Exif()
@@ -193,7 +256,7 @@ class TestFolders:
             path.parent.mkdir(parents=True)
             upright = pixels(dataset)[number].permute(1, 2, 0).squeeze(2).numpy()
             Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif)
-        assert torch.equal(read_images(tmp_path, dataset)[0], normalised(dataset)[:3])
+        assert torch.equal(read_images(tmp_path, dataset).images, normalised(dataset)[:3])
         Image.fromarray(np.full((8, 8), 300, np.uint16)).save(tmp_path / "c1" / "more" / "0.png")
         with pytest.raises(UserError, match=r"more/0\.png has more than 8 bits a channel, which would be lost"):
             read_images(tmp_path, dataset)
@@ -202,7 +265,7 @@ class TestFolders:
         for number, name in enumerate(("c0", "c1", "c2")):
             (tmp_path / name).mkdir()
             Image.fromarray(pixels(toy())[number, 0].numpy()).convert("RGB").save(tmp_path / name / "0.png")
-        assert torch.equal(read_images(tmp_path, toy())[0], normalised(toy())[:3])
+        assert torch.equal(read_images(tmp_path, toy()).images, normalised(toy())[:3])
 
     def test_mistakes(self, dataset: Dataset, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"holds no run and no images: expected a run folder, or an \.npz"):
@@ -232,9 +295,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "must be uint8 pixels or floating point .* not torch.int64",
     ),
     "not finite": ({"images": torch.full((6, 1, 8, 8), torch.nan)}, "images must be finite"),
-    "one label less": ({"labels": LABELS[1:]}, r"labels must be \(6,\) integers, one for each image, not \(5,\)"),
-    "soft labels": ({"labels": torch.rand(6, 3)}, r"labels must be \(6,\) integers.*, not \(6, 3\) of torch.float32"),
-    "labels that are none": ({"labels": LABELS.float()}, "integers, one for each image, not .* of torch.float32"),
+    "one label less": ({"labels": LABELS[1:]}, r"labels must be \(6,\) integers, one for each image, or .*, not \(5,\)"),
+    "soft labels of other classes": (
+        {"labels": torch.rand(6, 4)},
+        r"labels must be \(6,\) integers.* or soft labels \(6, 3\), not \(6, 4\) of torch.float32",
+    ),
+    "soft labels not finite": ({"labels": torch.full((6, 3), torch.nan)}, "soft labels must be finite"),
+    "labels that are none": ({"labels": LABELS.float()}, "integers, one for each image, or .* not .* of torch.float32"),
     "a label beyond": ({"labels": LABELS + 1}, "labels must be 0 to 2, the classes of toy, got 3"),
     "a negative label": ({"labels": LABELS - 1}, "labels must be 0 to 2, the classes of toy, got -1"),
     "a class less": ({"labels": LABELS.clamp(max=1)}, r"class 2 \(c2\) has no image, but each of toy needs one"),
@@ -264,7 +331,7 @@ class TestRefusals:
         content = path.read_bytes()
         for broken in (b"", b"hello", content[: len(content) // 2]):
             path.write_bytes(broken)
-            with pytest.raises(UserError, match=f"a\\{suffix} is damaged, or does not hold images and labels"):
+            with pytest.raises(UserError, match=f"a\\{suffix} is damaged, or "):
                 read_images(path, toy())
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -285,7 +352,7 @@ class TestRefusals:
             read_images(tmp_path / "a.npz", toy())
 
     def test_of_other_files(self, tmp_path: Path) -> None:
-        torch.save(pixels(toy()), tmp_path / "a.pt")
+        torch.save("words", tmp_path / "a.pt")
         with pytest.raises(UserError, match=r"a\.pt is damaged, or does not hold"):
             read_images(tmp_path / "a.pt", toy())
         with pytest.raises(UserError, match=r"a\.jpg is none of what can be evaluated: a run folder, an \.npz"):
@@ -344,6 +411,18 @@ class TestCommand:
         for row in ("random", "distilled"):
             assert all(found[row][key] == expected[row][key] for key in ("runs", "images", "per_class"))
             assert found[row]["images"] == 6
+
+    def test_soft_labels_are_named_in_the_result(self, folder: Path) -> None:
+        save(folder / "soft.npz", pixels(toy()), torch.eye(3)[LABELS] * 0.9 + 1 / 30)
+        outcome = ddfast("evaluate", "soft.npz", "--data", "./data", *QUICK, cwd=folder)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "soft.npz: images are taken as pixels from 0 to 255, labels as soft (probabilities)" in outcome.out
+        assert json.loads((folder / "soft-evaluation.json").read_text())["distilled"]["labels"] == "soft"
+
+    def test_labels_and_normalised_are_not_of_a_run(self, folder: Path) -> None:
+        for words, name in ((["--labels", "x.npy"], "labels"), (["--pixels"], "normalised")):
+            said = ddfast("evaluate", "run", *words, cwd=folder).mistake(2)
+            assert said.startswith(f"{name} must not be given with a run")
 
     def test_a_partition_may_be_said(self, folder: Path, tmp_path: Path) -> None:
         two = save(tmp_path / "two.safetensors", normalised(toy()), partition=2)

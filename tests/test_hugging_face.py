@@ -59,7 +59,8 @@ class Hub:
     """Splits by name, in a file of their own each, and how they were asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.calls, self.files = folder, [], True
+        self.folder, self.calls, self.files, self.splitless = folder, [], True, False
+        self.names: dict[str, list[str]] = {}  # of the fine classes in a split, where they are others
         self.features: dict[str, Any] = {
             "img": Image(),
             "note": "string",
@@ -78,16 +79,17 @@ class Hub:
                 {"img": encoded(10 * (split == "train") + n), "note": "x", "coarse": 0, "fine": label}
                 for n, label in enumerate(labels)
             ]
-            made[split] = Rows(rows, self.features, [{"filename": str(file)}] if self.files else [], file.read_text())
+            features = {**self.features, "fine": ClassLabel(self.names[split])} if split in self.names else self.features
+            made[split] = Rows(rows, features, [{"filename": str(file)}] if self.files else [], file.read_text())
         return made
 
     def load_dataset(self, name: str, config: str | None) -> dict[str, Rows]:
         self.calls.append((name, config))
         return self.splits()
 
-    def load_from_disk(self, name: str) -> dict[str, Rows]:
+    def load_from_disk(self, name: str) -> Any:
         self.calls.append(name)
-        return self.splits()
+        return self.splits()["train"] if self.splitless else self.splits()
 
 
 @pytest.fixture
@@ -162,6 +164,34 @@ class TestHuggingFace:
         hub.labels[name] = hub.labels.pop("test")
         assert load("hf:a/b").test.counts == (1, 1, 0)
 
+    def test_which_of_two_tests_is_taken_is_said(self, hub: Hub) -> None:
+        hub.labels["validation"] = [0, 1, 2]
+        ear = Heard()
+        assert load("hf:a/b", progress=ear).test.counts == (1, 1, 0)
+        assert ear.lines == ["hf:a/b has test and validation: test is the test split"]
+
+    @pytest.mark.parametrize("labels", [{}, {"test": [0, -1]}, {"test": []}, {"other": [0, 1]}])
+    def test_without_labelled_test_images_the_test_split_is_empty(
+        self, hub: Hub, labels: dict[str, list[int]]
+    ) -> None:
+        hub.labels = {"train": [0, 1, 2, 0, 1, 2], **labels}
+        assert not load("hf:a/b").has_test
+        assert load("hf:a/b", holdout=0.5).test.counts == (1, 1, 1)
+
+    def test_splits_that_number_their_classes_differently_are_matched_by_name(self, hub: Hub) -> None:
+        hub.names["test"] = ["cup", "ant"]
+        hub.labels["test"] = [0, 0, 1]
+        dataset = load("hf:a/b")
+        assert (dataset.classes, dataset.test.counts) == (("ant", "bee", "cup"), (1, 0, 2))
+        assert torch.equal(dataset.test.images[0], pixels(picture(2)))
+
+    def test_a_data_set_without_splits_is_the_training_split(self, hub: Hub, tmp_path: Path) -> None:
+        (tmp_path / "saved").mkdir()
+        (tmp_path / "saved" / "state.json").write_text("{}")
+        hub.labels, hub.splitless = {"train": [2, 0, 1, 0]}, True
+        dataset = load(f"hf:{tmp_path}/saved")
+        assert (dataset.train.counts, dataset.has_test) == ((2, 1, 1), False)
+
     @pytest.mark.parametrize("hidden", [-1, None])
     def test_validation_tests_where_the_labels_of_test_are_withheld(self, hub: Hub, hidden: int | None) -> None:
         hub.labels |= {"test": [hidden, hidden], "validation": [0, 1, 2]}
@@ -189,10 +219,9 @@ class TestMistakes:
         hub.labels.pop("train")
         refused("hf:a/b", "hf:a/b must have a split train, but has test")
 
-    @pytest.mark.parametrize("labels", [{}, {"test": [0, -1]}, {"test": []}, {"other": [0, 1]}])
-    def test_no_test(self, hub: Hub, labels: dict[str, list[int]]) -> None:
-        hub.labels = {"train": [0, 1, 2], **labels}
-        refused("hf:a/b", "hf:a/b must have labels in all of train and in all of test or validation or valid")
+    def test_a_class_of_test_that_train_does_not_have(self, hub: Hub) -> None:
+        hub.names["test"] = ["ant", "cow"]
+        refused("hf:a/b", "hf:a/b: cow is a class of test that train does not have")
 
     def test_unlabelled_training_images(self, hub: Hub) -> None:
         hub.labels["train"] = [0, 1, 2, None]

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from engine import NO_PICTURES, SMALL, Outcome, ddfast, options
-from pictures import CLASSES, picture, pixels, refused, save, save_image_folder
+from pictures import CLASSES, Heard, picture, pixels, refused, save, save_image_folder
 from rich.console import Console
 
 from ddfast.data import load
 from ddfast.distill.config import Config
 from ddfast.distill.setup import load_data
+from ddfast.errors import UserError
 
 
 @pytest.fixture
@@ -78,7 +79,40 @@ class TestImageFolder:
 
     def test_npz_files_come_first(self, folder: Path) -> None:
         (folder / "train.npz").write_text("hello")
-        refused(folder, "insects has no test.npz")
+        refused(folder, "insects/train.npz is not an npz file")
+
+    @pytest.mark.parametrize("name", ["valid", "validation", "Test", "TESTING"])
+    def test_splits_by_other_names(self, folder: Path, name: str) -> None:
+        before = load(str(folder))
+        (folder / "test").rename(folder / name)
+        (folder / "train").rename(folder / "Train")
+        after = load(str(folder))
+        assert torch.equal(after.test.images, before.test.images)
+        assert torch.equal(after.train.images, before.train.images)
+
+    def test_which_of_two_tests_is_taken_is_said(self, folder: Path) -> None:
+        save_image_folder(folder, "val")
+        ear = Heard()
+        load(str(folder), progress=ear)
+        assert ear.lines == [f"{folder} has test and val: test is the test split"]
+
+    def test_folders_of_classes_without_splits_can_be_held_out(self, folder: Path) -> None:
+        dataset = load(str(folder / "train"))
+        assert (dataset.classes, dataset.train.counts, dataset.has_test) == (CLASSES, (4, 4, 4), False)
+        held = load(str(folder / "train"), holdout=0.25)
+        assert (held.train.counts, held.test.counts) == ((3, 3, 3), (1, 1, 1))
+        with pytest.raises(UserError, match=r"train has no test images: --holdout 0\.1 tests on a tenth"):
+            dataset.check_test()
+
+    def test_a_training_folder_alone_can_be_held_out(self, folder: Path) -> None:
+        (folder / "test").rename(folder.parent / "elsewhere")
+        assert not load(str(folder)).has_test
+        assert load(str(folder), holdout=0.25).test.counts == (1, 1, 1)
+
+    def test_folders_called_by_numbers_are_in_the_order_of_numbers(self, tmp_path: Path, folder: Path) -> None:
+        for name in ("10", "9", "2"):
+            save(tmp_path / "numbers" / name / "0.jfif", picture(int(name)))
+        assert load(str(tmp_path / "numbers")).classes == ("2", "9", "10")
 
 
 def without(*names: str) -> Callable[[Path], None]:
@@ -96,8 +130,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: save(folder / "test" / "unicorn" / "0.png", picture(0)),
         "insects/test/unicorn is a class that ",
     ),
-    "no test": (without("test"), "insects has train but neither test nor val"),
-    "no train": (without("train"), "insects has no train.npz and no test.npz: it holds test; expected train.npz"),
+    "no train": (without("train"), "insects has no train.npz: it holds test; expected train.npz"),
     "empty train": (without("train/ant", "train/bee", "train/cat"), "insects/train has no folder in it"),
     "empty test": (without("test/ant", "test/bee", "test/cat"), "insects/test has no folder in it"),
     "emptied test": (

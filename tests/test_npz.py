@@ -59,6 +59,33 @@ class TestNpz:
         write(folder, "test.npz", labels=np.zeros(6, int))
         assert load_npz(folder).test.counts == (6, 0, 0)
 
+    def test_without_test_npz_the_test_split_is_empty(self, folder: Path) -> None:
+        (folder / "test.npz").unlink()
+        assert not load_npz(folder).has_test
+        assert load(str(folder), holdout=0.5).test.counts == (1, 1, 1)
+
+    def test_labels_may_be_a_column(self, folder: Path) -> None:
+        before = load_npz(folder).train.images
+        write(folder, "train.npz", labels=np.array([2, 1, 0, 0, 1, 2])[:, None])
+        assert torch.equal(load_npz(folder).train.images, before)
+
+    def test_channels_may_come_first(self, folder: Path) -> None:
+        before = load_npz(folder).train.images
+        write(folder, "train.npz", images=np.load(folder / "train.npz")["images"].transpose(0, 3, 1, 2))
+        assert torch.equal(load_npz(folder).train.images, before)
+
+    @pytest.mark.parametrize("make", [lambda x: x / 255, lambda x: x.astype(float), lambda x: x.astype(np.int64)])
+    def test_pixels_may_be_other_numbers(self, folder: Path, make: Callable[[np.ndarray], np.ndarray]) -> None:
+        before = load_npz(folder).train.images
+        write(folder, "train.npz", images=make(np.load(folder / "train.npz")["images"]))
+        assert torch.equal(load_npz(folder).train.images, before)
+
+    def test_a_data_set_of_one_class_is_refused(self, folder: Path) -> None:
+        for name in ("train.npz", "test.npz"):
+            write(folder, name, labels=np.zeros(6, int))
+        with pytest.raises(UserError, match="shapes must have at least two classes to tell apart, but has 0 alone"):
+            load_npz(folder)
+
     def test_other_arrays_are_not_read(self, folder: Path) -> None:
         write(folder, "train.npz", notes=np.array([{"a": 1}], dtype=object))
         assert load_npz(folder).num_classes == 3
@@ -147,9 +174,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (a_file, "shapes: Not a directory; expected a folder with train.npz and test.npz"),
     "empty folder": (
         emptied,
-        "has no train.npz and no test.npz: it is empty; expected train.npz and test.npz, each with",
+        "has no train.npz: it is empty; expected train.npz and test.npz, each with",
     ),
-    "missing file": (lambda folder: (folder / "test.npz").unlink(), "has no test.npz: it holds train.npz; expected"),
+    "missing file": (lambda folder: (folder / "train.npz").unlink(), "has no train.npz: it holds test.npz; expected"),
     "folder as file": (a_folder_inside, "train.npz cannot be read: Is a directory"),
     "text": (lambda folder: (folder / "train.npz").write_text("hello"), "train.npz is not an npz file"),
     "npy": (a_lone_array, "train.npz is not an npz file"),
@@ -165,17 +192,29 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         replaced("test.npz", images=None, labels=None),
         "test.npz: no array called images or labels, it holds nothing",
     ),
-    "float images": (
-        replaced("train.npz", images=np.ones((6, 4, 5, 3), np.float32)),
-        "train.npz: images must be uint8 from 0 to 255, not float32",
+    "normalised images": (
+        replaced("train.npz", images=np.linspace(-2, 2, 360, dtype=np.float32).reshape(6, 4, 5, 3)),
+        "train.npz: images must be pixels from 0 to 1 or from 0 to 255, but they are from -2 to 2",
+    ),
+    "infinite images": (
+        replaced("train.npz", images=np.full((6, 4, 5, 3), np.inf)),
+        "train.npz: images must be finite",
+    ),
+    "integers beyond bytes": (
+        replaced("train.npz", images=np.full((6, 4, 5, 3), 256)),
+        "train.npz: images must be from 0 to 255, not from 256 to 256",
+    ),
+    "complex images": (
+        replaced("train.npz", images=np.ones((6, 4, 5, 3), np.complex64)),
+        "train.npz: images must be numbers, not complex64",
     ),
     "flat images": (
         replaced("train.npz", images=np.ones((6, 60), np.uint8)),
-        "train.npz: images must be (N, H, W, 3), (N, H, W, 1) or (N, H, W), not (6, 60)",
+        "train.npz: images must be (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, or (N, H, W), not (6, 60)",
     ),
-    "channels first": (
-        replaced("train.npz", images=np.ones((6, 3, 4, 5), np.uint8)),
-        "train.npz: images must be (N, H, W, 3), (N, H, W, 1) or (N, H, W), not (6, 3, 4, 5)",
+    "two channels": (
+        replaced("train.npz", images=np.ones((6, 2, 4, 5), np.uint8)),
+        "train.npz: images must be (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, or (N, H, W), not (6, 2, 4, 5)",
     ),
     "no images": (
         replaced("test.npz", images=np.ones((0, 4, 5, 3), np.uint8), labels=np.ones(0, int)),
@@ -200,7 +239,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "class without training images": (
         replaced("train.npz", labels=np.array([0, 0, 0, 2, 2, 2])),
-        "train.npz: class 1 has no training image, but every class needs one",
+        "train.npz: class 1 has no training image, but every class needs one; numpy.unique(labels, "
+        "return_inverse=True)[1] numbers the 2 classes from 0",
     ),
     "class in test only": (
         replaced("test.npz", labels=np.array([0, 1, 2, 3, 0, 0])),

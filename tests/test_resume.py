@@ -37,12 +37,15 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def ended(before: int) -> Iterator[None]:
-    """Ends a run before its n-th deed: an iteration, a line of the metrics, a new file in the place of an old one."""
+    """Ends a run before its n-th deed: an iteration, a line of the metrics, a new file in the place of an old one.
+
+    The fingerprint of the data, which only a new run writes, is not counted.
+    """
     left = [before]
 
     def deed(do: Callable[..., Any]) -> Callable[..., Any]:
         def count_down(*arguments: Any, **keywords: Any) -> Any:
-            left[0] -= 1
+            left[0] -= not str(arguments[-1]).endswith("data.json")
             if left[0] < 0:
                 raise Crash
             return do(*arguments, **keywords)

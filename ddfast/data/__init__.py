@@ -17,9 +17,18 @@ from ddfast.data.npz import load_npz
 from ddfast.data.progress import Progress
 from ddfast.errors import UserError
 
-__all__ = ["Dataset", "Progress", "Split", "load", "load_digits", "load_npz"]
+__all__ = ["Dataset", "Progress", "Split", "absolute_place", "load", "load_digits", "load_npz"]
 
 _NAMES = ("digits", *NAMED)
+
+
+def absolute_place(data: str) -> str:
+    """`data` as `load` takes it from any working folder: a path becomes absolute, a name stays."""
+    prefix = PREFIX if data.startswith(PREFIX) else ""
+    path = os.path.expanduser(data.removeprefix(prefix))
+    if data == "digits" or data in NAMED or not (os.path.exists(path) or (os.sep in data and not prefix)):
+        return data
+    return prefix + os.path.abspath(path)
 
 
 def load(
@@ -55,7 +64,7 @@ def load(
     elif data in NAMED:
         dataset = load_named(data, mean, std, image_size, progress)
     elif data.startswith(PREFIX):
-        dataset = load_source(list_hugging_face(data), mean, std, image_size, progress)
+        dataset = load_source(list_hugging_face(data, progress), mean, std, image_size, progress)
     elif os.sep in data or os.path.exists(path):
         dataset = load_folder(Path(path), mean, std, image_size, progress)
     else:

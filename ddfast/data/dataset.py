@@ -38,7 +38,7 @@ class Split:
     @classmethod
     def from_arrays(cls, images: NDArray[np.uint8], labels: NDArray[np.integer], num_classes: int) -> "Split":
         """The same from arrays as files hold them: images (N, H, W, C) or (N, H, W), labels (N,) of any integers."""
-        pixels = torch.from_numpy(images.reshape(*images.shape[:3], -1)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
         return cls.from_tensors(pixels, torch.from_numpy(labels.astype(np.int64)), num_classes)
 
     def to(self, device: torch.device | str) -> "Split":
@@ -97,7 +97,7 @@ class Dataset:
     """A training and a test split of the same classes, and the statistics that normalise their pixels.
 
     classes: the name of every class. mean, std: one number a channel, of pixels in [0, 1]. held_out: the fraction of
-    the training images that is the test split, 0 if that is one of its own.
+    the training images that is the test split, 0 if that is one of its own. The test split may have no image.
     """
 
     name: str
@@ -128,15 +128,23 @@ class Dataset:
     ) -> "Dataset":
         """The data set of two splits; statistics that are not given are those of the training images.
 
-        A channel that never changes has no spread to divide by: its std is 1. Raises `UserError` when a given mean or
-        std has not one number a channel, or a std is not positive.
+        A channel that never changes has no spread to divide by: its std is 1.
+
+        Raises:
+            UserError: if a given mean or std has not one number a channel, or is not one of pixels in [0, 1], or there
+                are fewer than two classes.
         """
+        if len(classes) < 2:
+            raise UserError(f"{name} must have at least two classes to tell apart, but has {', '.join(classes)} alone")
         channels = train.images.shape[1]
         for argument, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != channels:
                 raise UserError(f"{argument} must have one number a channel: {channels} for {name}, not {len(values)}")
-        if std is not None and not all(value > 0 for value in std):
-            raise UserError(f"std must be positive, not {', '.join(map(str, std))}")
+        for argument, values, valid in (("mean", mean, lambda x: 0 <= x <= 1), ("std", std, lambda x: 0 < x <= 1)):
+            if values is not None and not all(map(valid, values)):
+                found = ", ".join(map(str, values))
+                wanted = "between 0 and 1" if argument == "mean" else "positive and at most 1"
+                raise UserError(f"{argument} must be {wanted}, for pixels in [0, 1], not {found}")
         if mean is None or std is None:
             found = channel_statistics(train.images)
             mean, std = found[0] if mean is None else mean, found[1] if std is None else std
@@ -155,6 +163,15 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def has_test(self) -> bool:
+        return len(self.test.labels) > 0
+
+    def check_test(self) -> None:
+        """Raises `UserError` if there is no test image, for an evaluation needs some."""
+        if not self.has_test:
+            raise UserError(f"{self.name} has no test images: --holdout 0.1 tests on a tenth of the training images")
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 pixels (..., C, H, W) -> float32 of mean 0 and deviation 1 a channel, on the device of `images`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddfast.data.npz import check_every_class
+from ddfast.data.progress import Progress
 from ddfast.data.source import Encoded, Source, checksum
 from ddfast.errors import UserError
 
@@ -14,13 +15,16 @@ PREFIX = "hf:"
 _TESTS = ("test", "validation", "valid")
 
 
-def list_hugging_face(data: str) -> Source:
+def list_hugging_face(data: str, progress: Progress) -> Source:
     """The images of "hf:NAME", or of "hf:NAME:CONFIG" where the set has several configurations.
 
-    NAME is one of the hub's, or a folder that `save_to_disk` wrote. The test split is the first of test, validation and
-    valid whose labels are there. Images are the one column of such; of columns of class labels the one with the most
-    classes is taken. Raises `UserError` without `datasets`, for a set that cannot be loaded, and for one that lacks any
-    of these.
+    NAME is one of the hub's, or a folder that `save_to_disk` wrote; a data set that has no splits is the training
+    split. The test split is the first of test, validation and valid whose labels are there, and `progress` is told
+    where there are several; without one it is empty. Images are the one column of such. Of columns of class labels the
+    one with the most classes is taken. Where the splits number the classes differently, labels are matched by name.
+
+    Raises:
+        UserError: without `datasets`, for a set that cannot be loaded, and for one that lacks images or labels.
     """
     try:
         from datasets import ClassLabel, Image
@@ -34,24 +38,27 @@ def list_hugging_face(data: str) -> Source:
     names = {column: kind.names for column, kind in features if isinstance(kind, ClassLabel)}
     most = max(map(len, names.values()), default=0)
     label = _only(data, "class labels", [column for column in names if len(names[column]) == most])
-    train = _labels(splits["train"], label)
-    tests = [(split, _labels(splits[split], label)) for split in _TESTS if split in splits]
-    test, test_labels = next((pair for pair in tests if min(pair[1], default=-1) >= 0), ("", []))
-    if not test or min(train, default=-1) < 0:
-        raise UserError(f"{data} must have labels in all of train and in all of {' or '.join(_TESTS)}")
-    check_every_class(data, train, names[label], most)
-    undecoded = {split: splits[split].cast_column(image, Image(decode=False)) for split in ("train", test)}
+    classes = names[label]
+    train = _labels(data, "train", splits["train"], label, classes)
+    tests = {split: _labels(data, split, splits[split], label, classes) for split in _TESTS if split in splits}
+    labelled = [split for split in tests if min(tests[split], default=-1) >= 0]
+    if min(train, default=-1) < 0:
+        raise UserError(f"{data} must have labels in all of train")
+    if len(labelled) > 1:
+        progress.say(f"{data} has {' and '.join(labelled)}: {labelled[0]} is the test split")
+    check_every_class(data, train, classes, most)
+    test = labelled[:1]
+    undecoded = {split: splits[split].cast_column(image, Image(decode=False)) for split in ("train", *test)}
     files = [file["filename"] for split in undecoded.values() for file in split.cache_files]
     # What lies in memory alone has no file that could be seen to change.
     held = [splits[split]._fingerprint for split in undecoded if not splits[split].cache_files]
-    return Source(
-        Path(name).name,
-        place,
-        tuple(names[label]),
-        Encoded(train, _images(undecoded["train"], image, f"{data}, train")),
-        Encoded(test_labels, _images(undecoded[test], image, f"{data}, {test}")),
-        checksum(Path(), files, image, label, test, names[label], held),
-    )
+    encoded = {
+        split: Encoded(tests.get(split, train), _images(rows, image, f"{data}, {split}"))
+        for split, rows in undecoded.items()
+    }
+    found = checksum(Path(), files, image, label, test, classes, held)
+    testing = encoded[test[0]] if test else Encoded([], [])
+    return Source(Path(name).name, place, tuple(classes), encoded["train"], testing, found)
 
 
 def _load(data: str) -> tuple[str, str, Any]:
@@ -62,8 +69,9 @@ def _load(data: str) -> tuple[str, str, Any]:
     name = os.path.expanduser(name)
     place = f"{PREFIX}{os.path.abspath(name)}{colon}{config}" if os.path.exists(name) else data
     try:
-        if os.path.exists(os.path.join(name, "dataset_dict.json")):
-            return name, place, datasets.load_from_disk(name)
+        if any(os.path.exists(os.path.join(name, file)) for file in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(name)
+            return name, place, loaded if isinstance(loaded, dict) else {"train": loaded}
         return name, place, datasets.load_dataset(name, config or None)
     except Exception as error:  # the network, the hub and the files have each their own
         raise UserError(f"{data} cannot be loaded: {error}") from error
@@ -75,9 +83,18 @@ def _only(data: str, what: str, columns: Sequence[str]) -> str:
     return columns[0]
 
 
-def _labels(split: Any, column: str) -> list[int]:
-    """The labels of a split, -1 where there is none."""
-    return [-1 if label is None else label for label in split[column]]
+def _labels(data: str, split: str, rows: Any, column: str, classes: Sequence[str]) -> list[int]:
+    """The labels of a split by the names in `classes`, -1 where there is none."""
+    kind = rows.features.get(column)
+    names = getattr(kind, "names", None)
+    if names is None:
+        raise UserError(f"{data} must have a column {column} of class labels in {split} as in train")
+    number = {name: label for label, name in enumerate(classes)}
+    found = [-1 if label is None or label < 0 else number.get(names[label], names[label]) for label in rows[column]]
+    foreign = next((label for label in found if isinstance(label, str)), None)
+    if foreign is not None:
+        raise UserError(f"{data}: {foreign} is a class of {split} that train does not have")
+    return found
 
 
 def _images(split: Any, column: str, called: str) -> Iterator[tuple[str, str | bytes]]:

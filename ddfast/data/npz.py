@@ -1,4 +1,4 @@
-"""A data set in a folder of two npz files; whatever is wrong with them is said in one sentence."""
+"""A data set in a folder of npz files; whatever is wrong with them is said in one sentence."""
 
 import os
 import zipfile
@@ -7,32 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ddfast.data.dataset import Dataset, Split
+from ddfast.data.value_range import value_range_of
 from ddfast.errors import UserError
 
 _LAYOUT = (
-    "train.npz and test.npz, each with images uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W) and labels (N,), "
+    "train.npz and test.npz, each with images (N, H, W, C), (N, C, H, W) or (N, H, W) and labels (N,), "
     "or train/CLASS and test/CLASS of image files"
 )
 _KEYS = ("images", "labels")
 
 
 def load_npz(folder: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Dataset:
-    """Reads `folder`/train.npz and `folder`/test.npz, and the class names in `folder`/classes.txt if it is there.
+    """Reads `folder`/train.npz, and `folder`/test.npz and the class names in `folder`/classes.txt if they are there.
 
-    The npz files hold `images` uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W) and `labels`, integers (N,) from 0 up.
-    classes.txt names one class a line; of a line with tabs, its last column is the name. Every class needs a training
-    image, but not a test image. Raises `UserError`, naming the file, for anything missing, unreadable or inconsistent.
+    An npz file holds `images` (N, H, W, C) or (N, C, H, W) of 1 or 3 channels, or (N, H, W), and `labels`, integers
+    (N,) or (N, 1) from 0 up. Images are uint8, or floating point pixels from 0 to 1 or from 0 to 255, which are rounded
+    to 8 bits. classes.txt names one class a line; of a line with tabs, its last column is the name. Every class needs a
+    training image, but not a test image. Without test.npz the test split is empty.
+
+    Raises:
+        UserError: naming the file, if anything is missing, unreadable or inconsistent.
     """
     _check_folder(folder)
     train, test = folder / "train.npz", folder / "test.npz"
     train_images, train_labels = _read(train)
-    test_images, test_labels = _read(test)
+    test_images, test_labels = _read(test) if test.exists() else (train_images[:0], train_labels[:0])
     if train_images.shape[1:] != test_images.shape[1:]:
         raise UserError(f"{test}: an image is {test_images.shape[1:]}, but {train_images.shape[1:]} in train.npz")
-    largest = max(int(train_labels.max()), int(test_labels.max()))
+    largest = max(int(labels.max(initial=0)) for labels in (train_labels, test_labels))
     names = _class_names(folder / "classes.txt", largest)
     check_every_class(train, train_labels, names, len(names) or largest + 1)
     classes = names or [str(label) for label in range(largest + 1)]
@@ -51,18 +57,19 @@ def _check_folder(folder: Path) -> None:
         found = sorted(os.listdir(folder))
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; expected a folder with {_LAYOUT}") from error
-    missing = [name for name in ("train.npz", "test.npz") if name not in found]
-    if missing:
+    if "train.npz" not in found:
         holds = f"holds {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}" if found else "is empty"
-        raise UserError(f"{folder} has no {' and no '.join(missing)}: it {holds}; expected {_LAYOUT}")
+        raise UserError(f"{folder} has no train.npz: it {holds}; expected {_LAYOUT}")
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
     """The checked images (N, H, W, C) and labels (N,) of one npz file."""
     images, labels = read_arrays(path, _KEYS)
-    _check_images(path, images)
+    images = _checked_images(path, images)
+    if labels.shape == (len(images), 1):
+        labels = labels[:, 0]
     _check_labels(path, labels, len(images))
-    return images.reshape(*images.shape[:3], -1), labels
+    return images, labels
 
 
 def read_arrays(path: Path, keys: Sequence[str]) -> list[NDArray[Any]]:
@@ -89,13 +96,34 @@ def read_arrays(path: Path, keys: Sequence[str]) -> list[NDArray[Any]]:
     return arrays
 
 
-def _check_images(path: Path, images: NDArray[Any]) -> None:
-    if images.dtype != np.uint8:
-        raise UserError(f"{path}: images must be uint8 from 0 to 255, not {images.dtype}")
+def _checked_images(path: Path, images: NDArray[Any]) -> NDArray[np.uint8]:
+    """As (N, H, W, C) uint8."""
+    if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise UserError(f"{path}: images must be (N, H, W, 3), (N, H, W, 1) or (N, H, W), not {images.shape}")
+        wanted = "(N, H, W, C) or (N, C, H, W) with 1 or 3 channels, or (N, H, W)"
+        raise UserError(f"{path}: images must be {wanted}, not {images.shape}")
     if images.size == 0:
         raise UserError(f"{path}: there must be at least one image, but images is {images.shape}")
+    images = images if images.ndim == 4 else images[..., None]
+    return images if images.dtype == np.uint8 else _as_bytes(path, images)
+
+
+def _as_bytes(path: Path, images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Floating point pixels, or integers of another type from 0 to 255, as uint8."""
+    if images.dtype.kind not in "iuf":
+        raise UserError(f"{path}: images must be numbers, not {images.dtype}")
+    if images.dtype.kind != "f":
+        if images.min() < 0 or images.max() > 255:
+            raise UserError(f"{path}: images must be from 0 to 255, not from {images.min()} to {images.max()}")
+        return images.astype(np.uint8)
+    if not np.isfinite(images).all():
+        raise UserError(f"{path}: images must be finite")
+    found = value_range_of(torch.from_numpy(images.astype(np.float32)))
+    if found not in ("0 to 1", "0 to 255"):
+        extent = f"they are from {images.min():g} to {images.max():g}"
+        raise UserError(f"{path}: images must be pixels from 0 to 1 or from 0 to 255, but {extent}")
+    return np.rint(images * (255 if found == "0 to 1" else 1)).clip(0, 255).astype(np.uint8)
 
 
 def _check_labels(path: Path, labels: NDArray[Any], count: int) -> None:
@@ -109,11 +137,13 @@ def _check_labels(path: Path, labels: NDArray[Any], count: int) -> None:
 
 def check_every_class(place: Path | str, labels: ArrayLike, names: Sequence[str], num_classes: int) -> None:
     """Raises `UserError`, naming `place`, for a class that none of the training labels is of."""
-    present = set(np.unique(labels).tolist())
-    for label in range(num_classes):
-        if label not in present:
-            called = f" ({names[label]})" if names else ""
-            raise UserError(f"{place}: class {label}{called} has no training image, but every class needs one")
+    present = np.unique(np.asarray(labels))
+    missing = next((label for label in range(num_classes) if label not in present), None)
+    if missing is None:
+        return
+    called = f" ({names[missing]})" if names else ""
+    fix = f"; numpy.unique(labels, return_inverse=True)[1] numbers the {len(present)} classes from 0" * (not names)
+    raise UserError(f"{place}: class {missing}{called} has no training image, but every class needs one{fix}")
 
 
 def _class_names(path: Path, largest: int) -> list[str]:

@@ -5,22 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddfast.data.image_folder import image_files, list_image_folder
+from ddfast.data.progress import Progress
 from ddfast.data.source import Source
 from ddfast.errors import UserError
 
 
-def list_tiny_imagenet(folder: Path) -> Source:
+def list_tiny_imagenet(folder: Path, progress: Progress) -> Source:
     """The images below train/WNID/images, and those of val/images that val/val_annotations.txt names.
 
     Where scripts have moved the latter into folders of their classes, it is an image folder, for which words.txt and
     the table need not be there. Classes are the sorted WordNet numbers of wnids.txt, named by the first word of their
-    entry in words.txt. The images of test have no labels and are left out. Raises `UserError`, naming file and line,
+    entry in words.txt, or by their WordNet number where that file is not there. The images of test have no labels and are left out. Raises `UserError`, naming file and line,
     for whatever is missing or wrong.
     """
     if not any((folder / "val" / "images").glob("*")):
-        source = list_image_folder(folder)
-        named = (folder / "words.txt").exists()
-        return replace(source, classes=_names(folder, source.classes)) if named else source
+        source = list_image_folder(folder, progress)
+        return replace(source, classes=_names(folder, source.classes))
     label_of = {wnid: label for label, wnid in enumerate(sorted(_wnids(folder / "wnids.txt")))}
     train = [(path, k) for wnid, k in label_of.items() for path in image_files(folder, f"train/{wnid}/images")]
     test = [(f"val/images/{name}", k) for name, k in _table(folder / "val" / "val_annotations.txt", label_of).items()]
@@ -50,6 +50,9 @@ def _table(path: Path, label_of: dict[str, int]) -> dict[str, int]:
 
 
 def _names(folder: Path, wnids: Iterable[str]) -> tuple[str, ...]:
+    wnids = tuple(wnids)
+    if not (folder / "words.txt").exists():
+        return wnids
     words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt") if "\t" in line)
     return tuple(words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids)
 

@@ -12,11 +12,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ddfast.data import Dataset
+from ddfast.data.fingerprint import Fingerprint
 from ddfast.distill.config import Config
 from ddfast.distill.plan import Plan
 from ddfast.distill.queue import Queue
 from ddfast.errors import RunFailed, UserError
 from ddfast.files import write_atomically
+
+_DATA = "data.json"  # the fingerprint of the data
 
 
 @dataclass
@@ -125,6 +129,45 @@ class RunFolder:
                 return state
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a checkpoint of ddfast: {error}") from error
+
+    def check_data(self, dataset: Dataset, accept: bool) -> str | None:
+        """Refuses other data than the run was begun with, unless `accept`; what else is to be said about them.
+
+        A run of an earlier version is compared by what its synthetic set says of its data.
+        """
+        known, found = self._fingerprint(), Fingerprint.of(dataset)
+        if known is None:
+            return None
+        difference = known.difference(found)
+        if difference is not None:
+            told = f"{dataset.name} is not the data that {self.path} was begun with: {difference}"
+            if not accept:
+                raise UserError(f"{told}; --data names where these are now, --accept-data takes the others")
+            return f"{told}; they are taken all the same"
+        if known.decoded_differently(found):
+            return f"{dataset.name} has the images that {self.path} was begun with, decoded a little differently"
+        return None
+
+    def save_data(self, dataset: Dataset) -> None:
+        """Keeps the fingerprint of the data, for `check_data`; one that is there already is not written again."""
+        fingerprint = Fingerprint.of(dataset)
+        if not (self.path / _DATA).exists() or self._fingerprint() != fingerprint:
+            self.write_json(_DATA, fingerprint.to_json())
+
+    def _fingerprint(self) -> Fingerprint | None:
+        """That of the run's data, or as much of it as an earlier version kept; None before the first checkpoint."""
+        path, synthetic = self.path / _DATA, self.path / "synthetic.safetensors"
+        try:
+            if path.exists():
+                return Fingerprint.from_json(json.loads(path.read_text()))
+            if not synthetic.exists():
+                return None
+            with safetensors.safe_open(synthetic, "pt") as file:
+                words = {key: json.loads(file.metadata()[key]) for key in ("classes", "mean", "std")}
+                shape = file.get_slice("images").get_shape()[1:]
+            return Fingerprint.from_json({**words, "shape": shape})
+        except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path if path.exists() else synthetic} cannot be read: {error}") from error
 
     def load_classes(self) -> tuple[str, ...]:
         """The names of the classes, from the synthetic set."""

@@ -71,6 +71,7 @@ def pretrain(
         UserError: if the configuration cannot be carried out, or the folder holds a pool of another one or cannot be
             written.
     """
+    dataset.check_test()
     check_precision(config.precision, dataset.train.images.device)
     parse_strategy(config.augmentation)
     network = build_network(config, dataset)  # what cannot be built must fail before the folder is claimed for it

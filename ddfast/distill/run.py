@@ -40,6 +40,7 @@ class Run:
         config: of a new run, or the one that `path` holds.
         path: the run folder.
         resume: whether `path` holds a run already.
+        accept_data: whether other data than the run was begun with are taken.
         dataset: the data that `config` names, if they are loaded already.
         baselines: whether random images and the whole training set are evaluated too.
         ranks: the processes that share the classes, all of which make the same Run.
@@ -56,6 +57,7 @@ class Run:
         console: Console,
         *,
         dataset: Dataset | None = None,
+        accept_data: bool = False,
         baselines: bool = True,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -67,6 +69,10 @@ class Run:
         check_precision(config.precision, self.device)
         self.board = Board(path / "tensorboard", wanted=config.tensorboard and ranks.first)
         self.dataset = dataset or load_data(config, self.device, console, ranks)
+        if resume and (notice := self.folder.check_data(self.dataset, accept_data)):
+            console.print(notice)
+        if not self.dataset.has_test:
+            self.config = config = self._without_evaluation()
         if ranks.size > self.dataset.num_classes:
             raise UserError(
                 f"ranks must be at most {self.dataset.num_classes}, the classes of {config.data}, got {ranks.size}"
@@ -97,6 +103,7 @@ class Run:
             self.stop = stop
             try:
                 self.folder.save_config(self.config)
+                self.folder.save_data(self.dataset)
                 self._make_pool()
                 state = self._begin()
                 self._distill(state)
@@ -109,6 +116,17 @@ class Run:
         if self.ranks.first:
             self._draw(images, evaluation)
         return evaluation
+
+    def _without_evaluation(self) -> Config:
+        """The configuration for data that have no test images."""
+        if self.config.eval_every:
+            self.dataset.check_test()
+        if self.config.eval_every is None:
+            self.console.print(
+                f"{self.dataset.name} has no test images, so the result is not evaluated; "
+                "--holdout 0.1 tests on a tenth of the training images"
+            )
+        return self.config.replace(eval_every=0)
 
     def _make_pool(self) -> None:
         config = self.config

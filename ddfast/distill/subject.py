@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 from ddfast.data import Dataset
@@ -25,7 +26,7 @@ from ddfast.training import build_network
 class Subject:
     """Images and all that their evaluation needs.
 
-    images: (N, C, H, W) normalised as `dataset` is. labels: (N,). config: what was given, on top of what a run has.
+    images: (N, C, H, W) normalised as `dataset` is. labels: (N,), or soft (N, K). config: what was given, on top of what a run has.
     given: what was given alone. about: told beside the images' accuracy. kept: told of a run beside its own evaluation.
     folder, stem: where the evaluation is written. ranks: those that share the work, the first of which writes.
     """
@@ -79,34 +80,47 @@ class Subject:
 
 
 def find_subject(
-    path: Path, given: dict[str, Any], out: Path | None, console: Console, ranks: Ranks = ALONE
+    path: Path,
+    given: dict[str, Any],
+    out: Path | None,
+    console: Console,
+    ranks: Ranks = ALONE,
+    *,
+    accept_data: bool = False,
+    labels: Path | None = None,
+    normalised: bool | None = None,
 ) -> Subject:
     """The images of a run folder, or of what `read_images` reads.
 
     given: the keys that were given. out: a folder for the results of images that are no run's; None: where they lie.
-    console: shows what takes long.
+    console: shows what takes long. accept_data: takes other data than a run was begun with. labels, normalised: of
+    images that are no run's, as `read_images` takes them.
 
     Raises:
         UserError: if there is nothing to evaluate, or `given` does not fit.
     """
     if (path / "config.toml").exists():
-        return _of_run(path, {**given, "out": out}, console, ranks)
+        own = {"out": out, "labels": labels, "normalised": normalised}
+        return _of_run(path, {**given, **own}, console, ranks, accept_data)
     if not path.exists():
         raise UserError(f"{path} holds no run and is no file of images")
     if "data" not in given:
         raise UserError(f"{path} holds no run, and for images --data must name the data set that tests them")
     config = defaults(given["data"]).replace(**given)
     dataset = load_data(config, find_device(config.device, ranks), console, ranks)
-    images, labels, partition = read_images(path, dataset)
-    config = config.replace(**{"partition": partition, **given})
+    dataset.check_test()
+    found = read_images(path, dataset, labels=labels, normalised=normalised)
+    console.print(Text(found.taken_as), soft_wrap=True)
+    config = config.replace(**{"partition": found.partition, **given})
     check_partition(config.partition, dataset.size)
     source, folder = str(path.resolve()), out or path.resolve().parent
     stem = f"{path.resolve().stem}-evaluation"
-    return Subject(images, labels, dataset, config, given, {"source": source}, folder, stem, ranks)
+    about = {"source": source, **({"labels": "soft"} if found.labels.ndim == 2 else {})}
+    return Subject(found.images, found.labels, dataset, config, given, about, folder, stem, ranks)
 
 
-def _of_run(path: Path, given: dict[str, Any], console: Console, ranks: Ranks) -> Subject:
-    for key in ("data", "image_size", "mean", "std", "holdout", "partition", "out"):
+def _of_run(path: Path, given: dict[str, Any], console: Console, ranks: Ranks, accept_data: bool) -> Subject:
+    for key in ("image_size", "mean", "std", "holdout", "partition", "out", "labels", "normalised"):
         if given.pop(key, None) is not None:
             raise UserError(f"{key} must not be given with a run: {path} has its own")
     device = find_device(given.get("device", "auto"), ranks)
@@ -116,6 +130,9 @@ def _of_run(path: Path, given: dict[str, Any], console: Console, ranks: Ranks) -
     if state is None:
         raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
     dataset = load_data(config, device, console, ranks)
+    if notice := folder.check_data(dataset, accept_data):
+        console.print(notice)
+    dataset.check_test()
     labels = labels_of(config, dataset)
     kept = {name: row for name, row in folder.evaluation().items() if name == "best"}
     return Subject(state.images, labels, dataset, config, given, state.course(), path, "evaluation", ranks, kept)

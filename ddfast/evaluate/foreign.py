@@ -1,7 +1,9 @@
-"""Images that ddfast did not make, from the files the field keeps them in, normalised as a data set is."""
+"""Images that ddfast did not make, read from the files that the field keeps them in."""
 
 import json
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +16,100 @@ from ddfast.data import Dataset
 from ddfast.data.decode import open_image
 from ddfast.data.image_folder import class_folders, image_files
 from ddfast.errors import UserError
+from ddfast.evaluate.interpret import as_images, as_labels
 
-_FORMS = "an .npz, .safetensors or .pt file, or a folder of CLASS/*.png"
+_FORMS = "an .npz, .safetensors or .pt file or a folder of such, or a folder of CLASS/*.png"
 
 Content = dict[str, Any]  # images, labels, and perhaps mean, std, classes and partition
 
 
-def read_images(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor, Any]:
-    """The images of a file or folder, (N, C, H, W) float32 normalised as `dataset` is, and labels (N,) int64, there.
+@dataclass(frozen=True)
+class ForeignSet:
+    """Images from elsewhere, normalised as the data set that tests them is.
 
-    The third is the partition of the images that the file says, unchecked, or 1.
+    images: (N, C, H, W) float32. labels: (N,) int64, or (N, K) float32, the probabilities of soft labels.
+    partition: as the file says, unchecked, or 1. taken_as: what the images and labels were taken for, as a sentence.
+    """
+
+    images: Tensor
+    labels: Tensor
+    partition: Any
+    taken_as: str
+
+
+def read_images(
+    path: Path, dataset: Dataset, *, labels: Path | None = None, normalised: bool | None = None
+) -> ForeignSet:
+    """The images and labels of a file or folder, on the device of `dataset`.
 
     A file is an .npz with the arrays `images` and `labels`, a .safetensors with those tensors, or a .pt or .pth with a
-    dictionary of them, a pair of them, or what DM's script saves: {"data": [[images, labels], ...]}, of which the first
-    pair is read. Nothing but tensors and numbers is unpickled. A folder has a folder for each class, called by its name
-    or number, of image files as `list_image_folder` finds them.
+    dictionary of them, a list that begins with both, or what DM's script saves: {"data": [[images, labels], ...]}, of
+    which the first pair is read. Arrays of NumPy may stand for tensors. A file that holds an array alone has images,
+    whose labels come from another. A folder of such files holds shards, which are joined in the order of their names.
+    Nothing but tensors, arrays and numbers is unpickled. Any other folder has a folder for each class, called by its
+    name or number, of image files as `list_image_folder` finds them.
 
-    Images are (N, C, H, W) or (N, H, W, C), or (N, H, W) of one channel. uint8 are pixels from 0 to 255. Floating point
-    numbers are normalised already, with the mean and std that the file holds beside them (as entries, or as metadata of
-    a .safetensors), or else those of `dataset`. A class may have more images than another, but each needs one.
+    Images are (N, C, H, W) or (N, H, W, C), or (N, H, W) of one channel: uint8 pixels, or floating point numbers.
+    Those are normalised by the mean and std that the file holds beside them (as entries, or as metadata of a
+    .safetensors). Without these the distribution of their values tells whether they are pixels or normalised as
+    `dataset` is. Labels are integers (N,), or (N, K) of soft labels: probabilities, or logits. A class may have more
+    images than another, but each needs one.
+
+    Args:
+        labels: a file of labels that the images' own file does not have.
+        normalised: whether floating point images are normalised, or are pixels; None: their values tell.
 
     Raises:
-        UserError: if the file cannot be read, or its images are not of the sizes and classes of `dataset`.
+        UserError: if a file cannot be read, or its images are not of the sizes and classes of `dataset`, or their
+            values leave open what they are.
     """
     content = _read_folder(path, dataset) if path.is_dir() else _read_file(path)
+    if labels is not None:
+        content["labels"] = _labels_of(_read_file(labels))
     missing = [key for key in ("images", "labels") if not isinstance(content.get(key), Tensor)]
     if missing:
-        raise UserError(f"{path}: no {' and no '.join(missing)}, it holds {', '.join(map(str, content)) or 'nothing'}")
-    classes = content.get("classes")
+        hint = "; --labels names a file of them" if missing == ["labels"] else ""
+        raise UserError(
+            f"{path}: no {' and no '.join(missing)}, it holds {', '.join(map(str, content)) or 'nothing'}{hint}"
+        )
+    _check_classes(path, content.get("classes"), dataset)
+    images, values = as_images(path, content, dataset, normalised)
+    found, kind = as_labels(labels or path, content["labels"], len(images), dataset)
+    device = dataset.train.images.device
+    taken = f"{path}: images are taken as {values}{kind}"
+    return ForeignSet(images.to(device), found.to(device), content.get("partition", 1), taken)
+
+
+def _check_classes(path: Path, classes: Any, dataset: Dataset) -> None:
     if isinstance(classes, list | tuple) and tuple(classes) != dataset.classes:
         found, known = (
             f"{', '.join(map(str, names[:5]))}{', ...' if len(names) > 5 else ''}"
             for names in (classes, dataset.classes)
         )
         raise UserError(f"{path}: its classes must be those of {dataset.name}, {known}, but are {found}")
-    images = _shaped(path, content["images"].detach(), dataset)
-    labels = _checked_labels(path, content["labels"], len(images), dataset)
-    images = _normalised(path, images, content, dataset)
-    device = dataset.train.images.device
-    return images.to(device), labels.to(device), content.get("partition", 1)
 
 
 def _read_file(path: Path) -> Content:
-    read = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pt": _read_pt, ".pth": _read_pt}
-    suffix = path.suffix.lower()
-    if suffix not in read:
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
         raise UserError(f"{path} is none of what can be evaluated: a run folder, {_FORMS}")
     try:
-        return read[suffix](path)
+        return read(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or 'damaged'}") from error
     except MemoryError:
         raise
-    except Exception as error:  # zip, zlib, pickle, json and each of the libraries have errors of their own
-        raise UserError(f"{path} is damaged, or does not hold images and labels as arrays or tensors alone") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged, or holds Python objects, which are not read because they could run code; "
+            "save images and labels as tensors or arrays alone"
+        ) from error
+    except Exception as error:  # zip, zlib, json and each of the libraries have errors of their own
+        raise UserError(f"{path} is damaged, or does not hold images and labels as arrays or tensors") from error
+
+
+def _read_npy(path: Path) -> Content:
+    return {"images": torch.from_numpy(np.load(path, allow_pickle=False))}
 
 
 def _read_npz(path: Path) -> Content:
@@ -84,21 +126,41 @@ def _read_safetensors(path: Path) -> Content:
 
 
 def _read_pt(path: Path) -> Content:
-    accuracy = np.float64()  # DM's script saves some beside the images, made by what NumPy 1 and 2 call otherwise
-    make: Any = accuracy.__reduce__()[0]
-    names = [(make, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    with torch.serialization.safe_globals([*names, np.dtype, type(accuracy.dtype)]):
+    array = np.zeros(1)  # arrays and numbers beside the images, made by what NumPy 1 and 2 call otherwise
+    numpy: list[Any] = [np.ndarray, np.dtype]
+    numpy += [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8)]
+    for make, name in ((np.float64().__reduce__()[0], "scalar"), (array.__reduce__()[0], "_reconstruct")):
+        numpy += [(make, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
+    with torch.serialization.safe_globals(numpy):
         content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, dict) and "data" in content:
         content = content["data"][0]
     if isinstance(content, list | tuple):
-        images, labels = content
-        return {"images": images, "labels": labels}
-    return dict(content)
+        content = dict(zip(("images", "labels"), content, strict=False))
+    if isinstance(content, Tensor | np.ndarray):
+        content = {"images": content}
+    return {name: torch.from_numpy(it) if isinstance(it, np.ndarray) else it for name, it in content.items()}
+
+
+_READERS: dict[str, Callable[[Path], Content]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".pt": _read_pt,
+    ".pth": _read_pt,
+}
+
+
+def _labels_of(content: Content) -> Any:
+    """The labels in a file of labels: those of the name, or what it holds alone."""
+    return content.get("labels", content.get("images"))
 
 
 def _read_folder(path: Path, dataset: Dataset) -> Content:
-    """... of image files, as pixels."""
+    """Shards, or image files as pixels."""
+    shards = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in _READERS)
+    if shards:
+        return _joined(shards)
     label_of = {str(label): label for label in range(dataset.num_classes)}
     label_of |= {name: label for label, name in enumerate(dataset.classes)}
     height, width = dataset.size
@@ -119,79 +181,17 @@ def _read_folder(path: Path, dataset: Dataset) -> Content:
     return {"images": torch.stack(images), "labels": torch.tensor(labels)}
 
 
-def _checked_labels(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Tensor:
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.shape != (count,):
-        found = f"{tuple(labels.shape)} of {labels.dtype}"
-        raise UserError(f"{path}: labels must be ({count},) integers, one for each image, not {found}")
-    labels = labels.to(torch.int64)
-    for label in labels[(labels < 0) | (labels >= dataset.num_classes)].tolist():
-        last = dataset.num_classes - 1
-        raise UserError(f"{path}: labels must be 0 to {last}, the classes of {dataset.name}, got {label}")
-    for label in (torch.bincount(labels, minlength=dataset.num_classes) == 0).nonzero().flatten().tolist():
-        name = dataset.classes[label]
-        raise UserError(f"{path}: class {label} ({name}) has no image, but each of {dataset.name} needs one")
-    return labels
-
-
-def _shaped(path: Path, images: Tensor, dataset: Dataset) -> Tensor:
-    """As (N, C, H, W)."""
-    channels, (height, width) = dataset.channels, dataset.size
-    shape = tuple(images.shape[1:])
-    if shape == (channels, height, width):
-        return images
-    if shape == (height, width, channels):
-        return images.permute(0, 3, 1, 2).contiguous()
-    if shape == (height, width) and channels == 1:
-        return images[:, None]
-    wanted = f"(N, {channels}, {height}, {width}) or (N, {height}, {width}, {channels})"
-    raise UserError(f"{path}: images must be {wanted} as those of {dataset.name}, not {tuple(images.shape)}")
-
-
-def _normalised(path: Path, images: Tensor, content: Content, dataset: Dataset) -> Tensor:
-    if images.dtype == torch.uint8:
-        return dataset.normalise(images)
-    if not images.is_floating_point():
-        raise UserError(f"{path}: images must be uint8 pixels or floating point numbers, not {images.dtype}")
-    images = images.to(torch.float32)
-    if not bool(images.isfinite().all()):
-        raise UserError(f"{path}: images must be finite")
-    mean, std = (_statistics(path, key, content.get(key), dataset.channels) for key in ("mean", "std"))
-    if (mean is None) != (std is None):
-        raise UserError(f"{path}: mean and std must be there together, but one of them is not")
-    if mean is None or std is None:
-        if images.min() >= 0 and images.max() <= 1 and any(dataset.mean):
-            raise UserError(
-                f"{path}: floating point images must be normalised, but these lie between 0 and 1 as pixels do; the "
-                "file may hold mean 0 and std 1 beside them, or uint8 pixels"
-            )
-        mean, std = dataset.mean, dataset.std
-    reach = max(max(m, 1 - m) / s for m, s in zip(mean, std, strict=True))  # of normalised pixels
-    if images.min() >= 0 and images.max() > 10 * reach:  # distilled images go far beyond, but to both sides
-        raise UserError(
-            f"{path}: floating point images must be normalised, but these lie between {images.min():g} and "
-            f"{images.max():g}, as pixels from 0 to 255 do; the file may hold uint8 pixels"
-        )
-    if (mean, std) == (dataset.mean, dataset.std):
-        return images
-    here, there = (
-        [torch.tensor(values)[:, None, None] for values in statistics]
-        for statistics in ((mean, std), (dataset.mean, dataset.std))
-    )
-    return (images * here[1] + here[0] - there[0]) / there[1]
-
-
-def _statistics(
-    path: Path, key: str, values: Tensor | Sequence[float] | None, channels: int
-) -> tuple[float, ...] | None:
-    """One number a channel; a single one is that of every channel."""
-    if values is None:
-        return None
-    try:
-        numbers = torch.as_tensor(values, dtype=torch.float64).expand(channels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: {key} must be a number, or one for each of {channels} channels") from error
-    if not bool(numbers.isfinite().all()) or (key == "std" and bool((numbers <= 0).any())):
-        raise UserError(
-            f"{path}: {key} must be finite{' and positive' if key == 'std' else ''}, got {numbers.tolist()}"
-        )
-    return tuple(numbers.tolist())
+def _joined(shards: Sequence[Path]) -> Content:
+    """The images and labels of all files; what else they hold is that of the first one."""
+    contents = [_read_file(shard) for shard in shards]
+    joined = dict(contents[0])
+    for key in ("images", "labels"):
+        for shard, content in zip(shards, contents, strict=True):
+            here, first = content.get(key), contents[0].get(key)
+            if not isinstance(here, Tensor) or not isinstance(first, Tensor):
+                raise UserError(f"{shard}: no {key}, which every file of a folder of shards needs")
+            if (here.dtype, here.shape[1:]) != (first.dtype, first.shape[1:]):
+                told = (f"{tuple(it.shape[1:])} of {it.dtype}" for it in (here, first))
+                raise UserError(f"{shard}: {key} are {' each, but '.join(told)} in {shards[0].name}")
+        joined[key] = torch.cat([content[key] for content in contents])
+    return joined

@@ -51,11 +51,12 @@ def steps(protocol: Protocol, count: int, epochs: int, ranks: Ranks = ALONE) -> 
 def evaluate_images(
     images: Tensor, labels: Tensor, dataset: Dataset, protocol: Protocol, tick: Tick, ranks: Ranks = ALONE
 ) -> dict[str, Any]:
-    """Accuracies in percent of networks trained on normalised float images (N, C, H, W) with labels (N,).
+    """Accuracies in percent of networks trained on normalised float images (N, C, H, W) with labels (N,) or (N, K).
 
     Each of several ranks trains some of the networks, and all get the same result.
     """
-    expanded = expand(images, protocol.partition), labels.repeat(protocol.partition**2)
+    pieces = protocol.partition**2
+    expanded = expand(images, protocol.partition), labels.repeat(pieces, *(1,) * (labels.ndim - 1))
     return _repeat(lambda repeat: expanded, len(images), lambda x: x, protocol.epochs, dataset, protocol, tick, ranks)
 
 

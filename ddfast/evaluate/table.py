@@ -62,7 +62,8 @@ def evaluate_all(
     images, labels: the same on all ranks, which share the work and get the same table.
     """
     table = {}
-    counts = torch.bincount(labels, minlength=dataset.num_classes).tolist()
+    hard = labels if labels.ndim == 1 else labels.argmax(1)
+    counts = torch.bincount(hard, minlength=dataset.num_classes).tolist()
     if max(counts) <= min(dataset.train.counts):
         table["random"] = evaluate_baseline(counts, dataset, protocol, console, stop, ranks)
     table["distilled"] = evaluate_distilled(images, labels, dataset, protocol, console, stop, ranks)
