@@ -259,7 +259,16 @@ def evaluate(
     CLASS/*.png. A run's keys are the
     defaults of its options, those of its network only for that network.
     """
-    subject = find_subject(path, given_keys(options), out, console, context.obj, accept_data=accept_data, labels=labels, normalised=normalised)
+    subject = find_subject(
+        path,
+        given_keys(options),
+        out,
+        console,
+        context.obj,
+        accept_data=accept_data,
+        labels=labels,
+        normalised=normalised,
+    )
     names = list(dict.fromkeys(name.strip() for name in networks.split(",") if name.strip())) or [""]
     configs = [subject.config_of(name) for name in names]  # an unknown name must fail before an hour with a known one
     found = {}

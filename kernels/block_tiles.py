@@ -139,10 +139,9 @@ def factors_of(
         if PRECISION != "half":
             matrix = matrix.to(tl.float32)
         return matrix, pivot
-    elif taps is None:  # Triton 3.6 has no function that returns None, and nobody reads it
+    if taps is None:  # Triton 3.6 has no function that returns None, and nobody reads it
         return images, images
-    else:
-        return taps, taps
+    return taps, taps
 
 
 @triton.jit

@@ -22,7 +22,7 @@ float32 otherwise; weights, alpha and beta come as float64 and are rounded to th
 import triton
 import triton.language as tl
 
-from .complexity_rows import SIZES, cells_of, classes_of, columns_of, pivot_of
+from .complexity_rows import SIZES, classes_of, columns_of, pivot_of
 from .complexity_sums import add_up, is_last, over_splits, sums_of, terms_of
 
 
@@ -157,7 +157,7 @@ def class_terms(
             tl.store(log_q + state, log_of_q, mask=mask)
 
     if tickets is not None:
-        if pulls is not None:
+        if pulls is not None:  # noqa: SIM102  known when compiling, and the ticket when running
             if is_last(tickets + tl.program_id(0), splits):
                 pulled = over_splits(pulls, k, exists, splits, width, columns, inside, ROWS)
                 tl.store(drift + state, pulled / counted, mask=mask)

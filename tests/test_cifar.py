@@ -55,7 +55,9 @@ def test_code_in_a_batch_is_not_run(folder: Path) -> None:
             return Path.mkdir, (Path(folder / "was here"),)
 
     pickled(folder / "data_batch_3", data=Evil(), labels=[0])
-    with pytest.raises(UserError, match=r"data_batch_3 is not a batch of CIFAR's Python version, or is damaged: it asks"):
+    with pytest.raises(
+        UserError, match=r"data_batch_3 is not a batch of CIFAR's Python version, or is damaged: it asks"
+    ):
         load(str(folder))
     assert not (folder / "was here").exists()
 

@@ -146,7 +146,10 @@ class TestDataset:
             ({"mean": (0.5,)}, "mean must have one number a channel: 3 for n, not 1"),
             ({"std": (1, 1)}, "std must have one number a channel: 3 for n, not 2"),
             ({"std": (1, 0, 1)}, r"std must be positive and at most 1, for pixels in \[0, 1\], not 1, 0, 1"),
-            ({"std": (1, float("nan"), 1)}, r"std must be positive and at most 1, for pixels in \[0, 1\], not 1, nan, 1"),
+            (
+                {"std": (1, float("nan"), 1)},
+                r"std must be positive and at most 1, for pixels in \[0, 1\], not 1, nan, 1",
+            ),
             ({"mean": (0.5, 0.5, 77.9)}, r"mean must be between 0 and 1, for pixels in \[0, 1\], not 0.5, 0.5, 77.9"),
             ({"mean": (0.5, -0.1, 0.5)}, r"mean must be between 0 and 1, for pixels in \[0, 1\], not 0.5, -0.1, 0.5"),
             ({"std": (95.9, 1, 1)}, r"std must be positive and at most 1, for pixels in \[0, 1\], not 95.9, 1, 1"),

@@ -4,7 +4,6 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +89,7 @@ class TestForms:
 
     @pytest.mark.parametrize("top", [1, 255])
     @pytest.mark.parametrize("stray", [0.0, -1e-6, 1.02])
-    def test_floats_may_be_pixels(
-        self, dataset: Dataset, tmp_path: Path, suffix: str, top: int, stray: float
-    ) -> None:
+    def test_floats_may_be_pixels(self, dataset: Dataset, tmp_path: Path, suffix: str, top: int, stray: float) -> None:
         """One value beyond, which denormalising and resizing leave, does not make them normalised."""
         images = pixels(dataset) / 255
         images[0, 0, 0, 0] = stray
@@ -175,7 +172,10 @@ class TestPairs:
                 return os.mkdir, (str(tmp_path / "was here"),)
 
         torch.save({"images": pixels(dataset), "labels": LABELS, "more": Evil()}, tmp_path / "evil.pt")
-        with pytest.raises(UserError, match=r"evil\.pt is damaged, or holds Python objects, which are not read because they could run code"):
+        with pytest.raises(
+            UserError,
+            match=r"evil\.pt is damaged, or holds Python objects, which are not read because they could run code",
+        ):
             read_images(tmp_path / "evil.pt", dataset)
         np.savez(tmp_path / "evil.npz", images=np.array([Evil()], dtype=object), labels=LABELS)
         with pytest.raises(UserError, match=r"evil\.npz is damaged, or"):
@@ -295,7 +295,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "must be uint8 pixels or floating point .* not torch.int64",
     ),
     "not finite": ({"images": torch.full((6, 1, 8, 8), torch.nan)}, "images must be finite"),
-    "one label less": ({"labels": LABELS[1:]}, r"labels must be \(6,\) integers, one for each image, or .*, not \(5,\)"),
+    "one label less": (
+        {"labels": LABELS[1:]},
+        r"labels must be \(6,\) integers, one for each image, or .*, not \(5,\)",
+    ),
     "soft labels of other classes": (
         {"labels": torch.rand(6, 4)},
         r"labels must be \(6,\) integers.* or soft labels \(6, 3\), not \(6, 4\) of torch.float32",

@@ -79,7 +79,9 @@ class Hub:
                 {"img": encoded(10 * (split == "train") + n), "note": "x", "coarse": 0, "fine": label}
                 for n, label in enumerate(labels)
             ]
-            features = {**self.features, "fine": ClassLabel(self.names[split])} if split in self.names else self.features
+            features = (
+                {**self.features, "fine": ClassLabel(self.names[split])} if split in self.names else self.features
+            )
             made[split] = Rows(rows, features, [{"filename": str(file)}] if self.files else [], file.read_text())
         return made
 
@@ -171,9 +173,7 @@ class TestHuggingFace:
         assert ear.lines == ["hf:a/b has test and validation: test is the test split"]
 
     @pytest.mark.parametrize("labels", [{}, {"test": [0, -1]}, {"test": []}, {"other": [0, 1]}])
-    def test_without_labelled_test_images_the_test_split_is_empty(
-        self, hub: Hub, labels: dict[str, list[int]]
-    ) -> None:
+    def test_without_labelled_test_images_the_test_split_is_empty(self, hub: Hub, labels: dict[str, list[int]]) -> None:
         hub.labels = {"train": [0, 1, 2, 0, 1, 2], **labels}
         assert not load("hf:a/b").has_test
         assert load("hf:a/b", holdout=0.5).test.counts == (1, 1, 1)

@@ -1,6 +1,6 @@
 """The kernels of moment matching as an H100 would get them: accesses, spills, and sums that stay out of the products.
 
-Compiling needs a process without Triton's interpreter: `python -m tests.test_matching_compiled` prints what the test asks.
+Compiling needs a process without Triton's interpreter: `python -m tests.test_matching_compiled` prints what is asked.
 """
 
 import json

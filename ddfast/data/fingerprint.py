@@ -58,7 +58,7 @@ class Fingerprint:
             return "its images are {} and not {} (channels, height, width)".format(*shapes)
         for name in ("train", "test"):
             mine, others = getattr(self, name), getattr(other, name)
-            if mine is None or others is None or mine.pixels == others.pixels and mine.counts == others.counts:
+            if mine is None or others is None or (mine.pixels == others.pixels and mine.counts == others.counts):
                 continue
             for label, (count, before) in enumerate(zip(others.counts, mine.counts, strict=True)):
                 if count != before:

@@ -14,9 +14,12 @@ def list_tiny_imagenet(folder: Path, progress: Progress) -> Source:
     """The images below train/WNID/images, and those of val/images that val/val_annotations.txt names.
 
     Where scripts have moved the latter into folders of their classes, it is an image folder, for which words.txt and
-    the table need not be there. Classes are the sorted WordNet numbers of wnids.txt, named by the first word of their
-    entry in words.txt, or by their WordNet number where that file is not there. The images of test have no labels and are left out. Raises `UserError`, naming file and line,
-    for whatever is missing or wrong.
+    the table need not be there. Classes are the sorted WordNet numbers of wnids.txt. They are named by the first word
+    of their entry in words.txt, or by their number where that file is not there. The images of test have no labels and
+    are left out.
+
+    Raises:
+        UserError: naming file and line, if something is missing or wrong.
     """
     if not any((folder / "val" / "images").glob("*")):
         source = list_image_folder(folder, progress)

@@ -30,4 +30,3 @@ def value_range_of(images: Tensor) -> ValueRange | None:
     if typical <= 1.05:
         return "0 to 1"
     return "0 to 255" if typical >= 16 and extent <= 300 else None
-

@@ -26,9 +26,10 @@ from ddfast.training import build_network
 class Subject:
     """Images and all that their evaluation needs.
 
-    images: (N, C, H, W) normalised as `dataset` is. labels: (N,), or soft (N, K). config: what was given, on top of what a run has.
-    given: what was given alone. about: told beside the images' accuracy. kept: told of a run beside its own evaluation.
-    folder, stem: where the evaluation is written. ranks: those that share the work, the first of which writes.
+    images: (N, C, H, W) normalised as `dataset` is. labels: (N,), or soft (N, K). config: what was given, on top of
+    what a run has. given: what was given alone. about: told beside the images' accuracy. kept: told of a run beside its
+    own evaluation. folder, stem: where the evaluation is written. ranks: those that share the work, the first of which
+    writes.
     """
 
     images: Tensor
