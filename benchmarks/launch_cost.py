@@ -1,7 +1,8 @@
 """What a call costs the host: microseconds of processor time and launches of every public call on its Triton kernels.
 
     python -m benchmarks.launch_cost                      prints them
-    python -m benchmarks.launch_cost --out FILE --label L ... and adds them to a file, under a name
+    python -m benchmarks.launch_cost --out FILE --label L ... and adds them to a file, under a name; so may several
+                                                          processes that take turns
     python -m benchmarks.launch_cost --show FILE          what is in that file, side by side
     python -m benchmarks.launch_cost --launchers          with the time of Triton's own launcher (see fake_driver.py)
     python -m benchmarks.launch_cost --profile CALL       where the time of one call goes
@@ -119,14 +120,26 @@ def measure(gpu: FakeDriver, found: dict[str, Call], rounds: int) -> dict[str, d
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """A column of launches and one of microseconds for every run."""
-    head = [f"{run['label']}, Triton {run['environment']['versions']['triton']}" for run in runs]
-    lines = ["| call | " + " | ".join(f"{name}: launches | µs" for name in head) + " |"]
-    lines.append("|---|" + "--:|--:|" * len(runs))
-    for name in runs[0]["calls"]:
-        cells = [(run["calls"][name]["launches"], median(run["calls"][name]["microseconds"]).value) for run in runs]
-        lines.append(f"| {name} | " + " | ".join(f"{launches} | {cost:.0f}" for launches, cost in cells) + " |")
+    """A column for every run, and what its cost is of that of the run before on the same Triton."""
+    names = [f"{run['label']}, Triton {version(run)}" for run in runs]
+    lines = ["| call | " + " | ".join(f"{name}: µs (launches)" for name in names) + " |", "|---|" + "--:|" * len(runs)]
+    for call in runs[0]["calls"]:
+        cells = []
+        for number, run in enumerate(runs):
+            row = run["calls"][call]
+            cells.append(f"{middle(row):.0f} ({row['launches']})")
+            if number and version(runs[number - 1]) == version(run):
+                cells[-1] += f", {middle(row) / middle(runs[number - 1]['calls'][call]):.2f} of it"
+        lines.append(f"| {call} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def version(run: dict[str, Any]) -> str:
+    return run["environment"]["versions"]["triton"]
+
+
+def middle(row: dict[str, Any]) -> float:
+    return median(row["microseconds"]).value
 
 
 def show(path: Path) -> None:
@@ -135,8 +148,22 @@ def show(path: Path) -> None:
         here, where = run["environment"], "with" if run["launchers"] else "without"
         versions = ", ".join(f"{name} {here['versions'][name]}" for name in ("python", "torch", "triton"))
         print(f"{run['label']}: commit {here['commit']}, {versions}, {here['cpu']}, {here['cores']} cores;")
-        print(f"    {here['time']}, {run['protocol']}, {where} Triton's launcher")
+        print(f"    {here['time']}, {run['protocol']}, {run['processes']} processes, {where} Triton's launcher")
     print(table(runs))
+
+
+def add(path: Path, run: dict[str, Any]) -> None:
+    """To the runs of a file; samples of another process join those of the same label and Triton."""
+    runs = json.loads(path.read_text()) if path.exists() else []
+    same = next((it for it in runs if (it["label"], version(it)) == (run["label"], version(run))), None)
+    if same is None:
+        runs.append(run)
+    else:
+        same["processes"] += 1
+        for name, row in run["calls"].items():
+            same["calls"][name]["microseconds"] += row["microseconds"]
+    runs.sort(key=lambda it: (version(it), it["environment"]["time"]))
+    path.write_text(json.dumps(runs) + "\n")
 
 
 def profile(call: Call) -> None:
@@ -172,13 +199,13 @@ def main() -> None:
             "label": options.label,
             "environment": environment(),
             "launchers": options.launchers,
+            "processes": 1,
             "protocol": f"process time, {options.rounds} rounds in turns of {CALLS} calls, median",
             "calls": measure(gpu, found, options.rounds),
         }
     print(table([run]))
     if options.out:
-        runs = json.loads(options.out.read_text()) if options.out.exists() else []
-        options.out.write_text(json.dumps([*runs, run]) + "\n")
+        add(options.out, run)
 
 
 if __name__ == "__main__":

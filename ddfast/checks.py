@@ -69,10 +69,10 @@ def rows(name: str, features: Tensor) -> None:
 def segments_of(name: str, segments: ClassSegments | None, features: Tensor) -> ClassSegments:
     """The segments of `features`; without any, all rows are one class."""
     if segments is None:
-        return ClassSegments(1, len(features), len(features))
+        return ClassSegments(1, features.shape[0], features.shape[0])
     if not isinstance(segments, ClassSegments):
         raise TypeError(f"{name} must be a ClassSegments, got {type(segments).__name__}")
-    if segments.num_rows != len(features):
+    if segments.num_rows != features.shape[0]:
         raise ValueError(f"{name} must describe the {len(features)} rows of the features, got {segments.num_rows} rows")
     if segments.offsets is not None and segments.offsets.device != features.device:
         raise ValueError(

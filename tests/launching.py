@@ -18,6 +18,7 @@ import ddfast
 import ddfast.functional as DF
 from benchmarks.fake_driver import FakeDriver, fake_gpu
 from ddfast.augment import STRATEGY, tabulate, transform
+from ddfast.kernels.augment import augment_kernel
 from ddfast.operators import conv_block, launch, norm_block
 
 ARGUMENTS = 9  # of the launcher, before those of the kernel: grid, stream, function, metadata and hooks
@@ -116,7 +117,7 @@ def variants(gpu: FakeDriver) -> dict[str, Any]:
     for _ in range(2):  # before and after there are plans of the others
         for name, given in {"plain": images, "shifted": shifted, "double": wide, "last": last}.items():
             function, *arguments = augmented(gpu, given)
-            seen.setdefault(name, []).append({"function": function, "strides": arguments[7:12]})
+            seen.setdefault(name, []).append({"function": function, "strides": arguments[8:13]})
         gpu.device, before = 1, gpu.device
         seen.setdefault("device", []).append({"function": augmented(gpu, images)[0]})
         gpu.device = before
@@ -136,9 +137,8 @@ def alignments(gpu: FakeDriver) -> int:
     """How many compiled kernels one launch knows after more alignments and devices than it may remember."""
     images, table = torch.zeros(1, 1, 1, 8, 8), torch.zeros(1, 6, dtype=torch.float64)
     out = torch.zeros_like(images)
-    given = launch.Launch(
-        launching_kernel(), (1, 1), (1, 1, 8, 8, *images.stride()), TRANSPOSE=False, CHANNELS=1, PIXELS=64
-    )
+    sizes = (1, 1, 1, 8, 8, *images.stride())
+    given = launch.Launch(augment_kernel, (1, 1), sizes, TRANSPOSE=False, PIXELS=64, num_warps=4)
     for device in range(launch.ALIGNMENTS + 10):
         gpu.device = device
         given(images, table, out)
@@ -146,28 +146,19 @@ def alignments(gpu: FakeDriver) -> int:
     return len(given._compiled)
 
 
-def launching_kernel() -> Any:
-    from ddfast.kernels.augment import augment_kernel
-
-    return augment_kernel
-
-
-def watched(gpu: FakeDriver, call: Callable[[], Any]) -> list[Any]:
-    """Names of the kernels that a profiler's hook is told of by a call that is planned already."""
-    names: list[Any] = []
+def watched(gpu: FakeDriver, call: Callable[[], Any]) -> dict[str, Any]:
+    """How a planned call goes while a profiler listens: what the launcher gives its hook, and how often it launches."""
+    told: list[str] = []
 
     def hook(metadata: Any) -> None:
-        names.append(metadata.get()["name"])
+        told.append(metadata.get()["name"])
 
     knobs.runtime.launch_enter_hook.add(hook)
-    seen = []
-    original = gpu.launches
-    call()
-    entered = gpu.last[7]
-    entered(gpu.last[6])
+    work = work_of_a_call(gpu, call)
+    metadata, enter = gpu.last[6:8]
+    enter(metadata)  # which the fake launcher leaves to us
     knobs.runtime.launch_enter_hook.remove(hook)
-    seen.append(gpu.launches - original)
-    return [*seen, *names]
+    return work | {"told": told, "afterwards": work_of_a_call(gpu, call)["bound"]}
 
 
 def in_threads(call: Callable[[], Any]) -> list[str]:
@@ -209,8 +200,7 @@ def main() -> None:
         for name, call in calls.items():
             found["first"][name] = work_of_a_call(gpu, call)
             found["second"][name] = work_of_a_call(gpu, call)
-        more = [*calls.values(), *operators(torch.float64).values(), *operators(torch.bfloat16).values()]
-        found["both ways"] = both_ways(gpu, [call for call in more if call])
+        found["both ways"] = both_ways(gpu, [*calls.values(), operators(torch.float64)["augment"]])
         found["variants"] = variants(gpu)
         gpu.stream = 7
         calls["augment"]()

@@ -26,6 +26,7 @@ from ddfast.kernels.complexity_rows import cells_of, classes_of, columns_of, log
 from ddfast.kernels.complexity_tiling import LARGE, Cut, class_cut
 from ddfast.kernels.tiling import Chip, power_of_two
 from ddfast.operators import triton_complexity
+from ddfast.operators.launch import forget
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 NAMED = {loss.name: loss for loss in COMPLEXITY}
@@ -59,6 +60,7 @@ def cut():
                 return Cut((-(-num_classes // classes), splits), options)
 
             patch.setattr(triton_complexity, "class_cut", chosen)
+            forget()  # the plans of another cut
 
         yield force
 
@@ -211,6 +213,7 @@ class Recorder:
 def test_a_forward_has_two_launches(monkeypatch, chip, name, alpha):
     """At every standard workload, whether programs share its classes or not."""
     chip(132)
+    monkeypatch.setattr(triton_complexity, "class_cut", class_cut)  # whatever `cut` has forced before
     launched = []
     for kernel in ("class_sums", "class_terms", "totals"):
         monkeypatch.setattr(triton_complexity, kernel, Recorder(kernel, launched))
