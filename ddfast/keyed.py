@@ -7,7 +7,7 @@ every device gives the same bits.
 """
 
 import zlib
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def _mix(x: Number) -> Number:
 
 def _state(seed: int, *parts: int | Tensor) -> int | Tensor:
     """What the parts of a key are hashed to: an integer as long as they are integers, which calls no operator."""
-    state: int | Tensor = _signed(seed)
+    state: Any = _signed(seed)
     for part in parts:
         state = _mix(_wrapped(_wrapped(state + _signed(_STEP)) + part))
     return state

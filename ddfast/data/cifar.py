@@ -28,12 +28,13 @@ def load_cifar(folder: Path, mean: Sequence[float] | None, std: Sequence[float] 
     """
     training, testing, meta, labels, names = _layout_of(folder) or _CIFAR10
     classes = [str(name) for name in _read(folder / meta, names)[0]]
-    splits = []
-    for files in (training, testing):
+
+    def split(files: list[str]) -> Split:
         pixels, numbers = zip(*(_read(folder / file, "data", labels) for file in files), strict=True)
         images = np.concatenate(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        splits.append(Split.from_arrays(images, np.concatenate(numbers), len(classes)))
-    return Dataset.from_splits(folder.resolve().name, *splits, classes, mean, std)
+        return Split.from_arrays(images, np.concatenate(numbers), len(classes))
+
+    return Dataset.from_splits(folder.resolve().name, split(training), split(testing), classes, mean, std)
 
 
 def _layout_of(folder: Path) -> tuple[list[str], list[str], str, str, str] | None:
@@ -53,7 +54,7 @@ def _read(path: Path, *keys: str) -> list[Any]:
         raise UserError(f"{path} is not a batch of CIFAR's Python version, or is damaged: {error}") from error
 
 
-def _reconstruct(kind: type[np.ndarray], shape: tuple[int, ...], dtype: str | bytes) -> np.ndarray:
+def _reconstruct(kind: type[np.ndarray], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """What NumPy's function of that name does: an array whose state follows."""
     return np.ndarray.__new__(np.ndarray, shape, dtype)
 

@@ -142,9 +142,9 @@ class Dataset:
                 raise UserError(f"{argument} must have one number a channel: {channels} for {name}, not {len(values)}")
         for argument, values, valid in (("mean", mean, lambda x: 0 <= x <= 1), ("std", std, lambda x: 0 < x <= 1)):
             if values is not None and not all(map(valid, values)):
-                found = ", ".join(map(str, values))
+                given = ", ".join(map(str, values))
                 wanted = "between 0 and 1" if argument == "mean" else "positive and at most 1"
-                raise UserError(f"{argument} must be {wanted}, for pixels in [0, 1], not {found}")
+                raise UserError(f"{argument} must be {wanted}, for pixels in [0, 1], not {given}")
         if mean is None or std is None:
             found = channel_statistics(train.images)
             mean, std = found[0] if mean is None else mean, found[1] if std is None else std

@@ -43,8 +43,9 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Fingerprint":
-        known = {key: tuple(content[key]) for key in ("classes", "shape", "mean", "std")}
-        return cls(**known, **{key: _split_from(content.get(key)) for key in ("train", "test")})
+        classes, shape, mean, std = (tuple(content[key]) for key in ("classes", "shape", "mean", "std"))
+        train, test = (_split_from(content.get(key)) for key in ("train", "test"))
+        return cls(classes, shape, mean, std, train, test)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -34,8 +34,8 @@ class Pool:
     def __init__(self, networks: Sequence[Network], device: torch.device) -> None:
         self.networks = networks
         self.member = copy.deepcopy(networks[0]).to(device)
-        self._weights = [list(network.parameters()) for network in networks]
-        self._target = list(self.member.parameters())
+        self._weights: list[Weights] = [list(network.parameters()) for network in networks]
+        self._target: Weights = list(self.member.parameters())
         streamed = networks[0].head.weight.device.type != device.type
         self._ahead = Ahead(self.member) if streamed else None
 

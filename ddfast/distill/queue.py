@@ -152,7 +152,7 @@ class Teacher:
 @torch.no_grad()
 def _set_weights(network: Network, weights: Tensor) -> None:
     """Gives `network` the weights (P,) of one in a queue, in its own dtype; its parameters stay where they are."""
-    parameters = list(network.parameters())
+    parameters: list[Tensor] = list(network.parameters())
     values = weights.split([parameter.numel() for parameter in parameters])
     torch._foreach_copy_(parameters, [it.view_as(its) for it, its in zip(values, parameters, strict=True)])
 
