@@ -43,7 +43,7 @@ class TestFolder:
         return tmp_path / "run"
 
     def test_holds_these_files_and_no_others(self, config: Config, tmp_path: Path, finished: Path) -> None:
-        usual = {"config.toml", "metrics.jsonl", "synthetic.safetensors", "checkpoint.safetensors"}
+        usual = {"config.toml", "data.json", "metrics.jsonl", "synthetic.safetensors", "checkpoint.safetensors"}
         assert set(contents(finished)) == usual | {"evaluation.json", "curve.jsonl"}
         run_here(config, tmp_path / "no evaluation")
         assert set(contents(tmp_path / "no evaluation")) == usual

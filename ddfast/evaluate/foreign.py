@@ -1,7 +1,6 @@
 """Images that ddfast did not make, read from the files that the field keeps them in."""
 
 import json
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,17 +98,16 @@ def _read_file(path: Path) -> Content:
         raise UserError(f"{path} cannot be read: {error.strerror or 'damaged'}") from error
     except MemoryError:
         raise
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is damaged, or holds Python objects, which are not read because they could run code; "
-            "save images and labels as tensors or arrays alone"
-        ) from error
     except Exception as error:  # zip, zlib, json and each of the libraries have errors of their own
-        raise UserError(f"{path} is damaged, or does not hold images and labels as arrays or tensors") from error
+        holds = "does not hold images and labels as arrays or tensors"
+        if type(error).__name__ == "UnpicklingError":
+            holds = "holds Python objects, which are not read because they could run code; save tensors or arrays alone"
+        raise UserError(f"{path} is damaged, or {holds}") from error
 
 
 def _read_npy(path: Path) -> Content:
-    return {"images": torch.from_numpy(np.load(path, allow_pickle=False))}
+    with path.open("rb") as file:
+        return {"images": torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))}
 
 
 def _read_npz(path: Path) -> Content:
