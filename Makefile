@@ -59,7 +59,8 @@ sanitize: $(STAMP)
 
 bench: $(STAMP)
 	out=$$($(BIN)/python -m benchmarks.environment) && \
-	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-json=$$out/operators.json
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-json=$$out/operators.json && \
+	gzip -9nf $$out/operators.json
 	$(BIN)/python -m benchmarks.report
 
 bench-quick: $(STAMP)

@@ -21,7 +21,10 @@ AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
 AMX = [*AVX512, "-mamx-tile", "-mamx-bf16", "-mavx512bf16"]
 CAPABILITIES = {"portable": []} | ({"avx2": AVX2, "avx512": AVX512} if platform.machine() == "x86_64" else {})
-SHARED = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-std=c++17", "-O3"]  # for PyTorch 2.11 and later
+STABLE = (
+    "-DTORCH_TARGET_VERSION=0x020b000000000000"  # for PyTorch 2.11 and later, whose pybind11 refuses to be part of it
+)
+SHARED = ["-std=c++17", "-O3"]
 CXX_FLAGS = [*SHARED, "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", *os.environ.get("CXXFLAGS", "").split()]
 NVCC_FLAGS = [*SHARED, "-DUSE_CUDA", "-cudart=static", "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden"]
@@ -89,9 +92,12 @@ class Build(build_ext):
         folder = Path(self.build_temp) / source.with_suffix("")
         compiler = [NVCC, *NVCC_FLAGS] if source.suffix == ".cu" else [CXX, *CXX_FLAGS]
         command = [*compiler, *INCLUDE, "-c", str(source)]
+        if source.stem == "bindings":
+            return [(folder.with_suffix(".o"), [*command, *self.facts()])]
+        command.append(STABLE)
         if source.parent.name == "cpu" and not source.stem.endswith("_op"):
             return [(folder / f"{k}.o", [*command, *v, f"-DDDFAST_ISA={k}"]) for k, v in CAPABILITIES.items()]
-        return [(folder.with_suffix(".o"), [*command, *(self.facts() if source.stem == "bindings" else [])])]
+        return [(folder.with_suffix(".o"), command)]
 
     def facts(self) -> list[str]:
         """What build_info() reports, as macros."""

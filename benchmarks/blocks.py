@@ -13,7 +13,6 @@ Plain modules get images and weights in the memory format that is named; fused n
 
 import argparse
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from copy import copy as copy_of
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from benchmarks import intervals
 from benchmarks.ceilings import measure_ceilings
 from benchmarks.clock import HostClock, clock_of
 from benchmarks.environment import environment
+from benchmarks.files import load_json, save_json
 from benchmarks.measure import take_turns
 from benchmarks.memory import peak_bytes
 from ddfast.memory import keep_freed_memory
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.show:
-        shown = json.loads(options.show.read_text())
+        shown = load_json(options.show)
         print(heading(shown["environment"]["threads"], shown["copy"]))
         for result in shown["results"]:
             print(line(result, shown["copy"]))
@@ -199,7 +199,7 @@ def main() -> None:
     print(heading(torch.get_num_threads(), copy))
     measured = list(results(copy, options.quick, options.compile))
     if options.out:
-        options.out.write_text(json.dumps({"environment": environment(), "copy": copy, "results": measured}) + "\n")
+        save_json(options.out, {"environment": environment(), "copy": copy, "results": measured})
 
 
 def heading(threads: int, copy: float) -> str:

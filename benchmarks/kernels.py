@@ -1,8 +1,10 @@
 """Every Triton kernel as it is launched for the standard workloads, compiled for GPUs that need not be here.
 
-    python -m benchmarks.kernels            prints the table of registers, spills and tensor-core instructions
-    python -m benchmarks.kernels --write    ... into docs/kernels.md
-    python -m benchmarks.kernels --cuda     what nvcc makes of csrc/cuda, by the flags of setup.py
+    python -m benchmarks.kernels                 prints registers, spills and machine instructions of each
+    python -m benchmarks.kernels --json FILE     ... and writes them, with versions and commit
+    python -m benchmarks.kernels --compare OLD   ... and prints what differs from such a file
+    python -m benchmarks.kernels --write         ... into docs/kernels.md, beside what the file has of other versions
+    python -m benchmarks.kernels --cuda          what nvcc makes of csrc/cuda, by the flags of setup.py
 
 The operators themselves run (calls.py), and what they would launch is compiled instead: so the table shows the
 configurations that a GPU would get. Exits 1 if a kernel spills or uses the stack, needs more shared memory
@@ -10,12 +12,12 @@ than a block may have, or has a product that did not become a tensor-core instru
 """
 
 import argparse
+import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +34,9 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
 from benchmarks.calls import Call, blocks, losses
+from benchmarks.compiled import PRODUCTS, Row, differences, line, read_sass, save
 from benchmarks.environment import ROOT
+from benchmarks.files import load_json
 from benchmarks.workloads import WORKLOADS
 from ddfast.kernels.tiling import Chip
 from ddfast.operators import triton_blocks, triton_complexity, triton_matching
@@ -40,13 +44,11 @@ from ddfast.operators import triton_blocks, triton_complexity, triton_matching
 CHIPS = {"A100": Chip(80, 108), "H100": Chip(90, 132), "B200": Chip(100, 148)}
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 FEATURES = {"ff": "float32", "dd": "float64", "f6__half": "float16", "f13__nv_bfloat16": "bfloat16"}  # as mangled
 PTXAS = (
     r"entry function '(\S+)' for '(\w+)'[\s\S]*?"
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads[\s\S]*?Used (\d+) registers"
 )
-PRODUCTS = r"\b(HMMA|HGMMA|UTCHMMA|UTCQMMA|DMMA)\b"
 
 
 @dataclass(frozen=True)
@@ -94,39 +96,36 @@ class Compiled:
     cubin: bytes
 
     @cached_property
+    def _sass(self) -> tuple[dict[str, int], dict[str, int]]:
+        return read_sass(self.cubin)
+
+    @property
     def usage(self) -> dict[str, int]:
         """Registers a thread, bytes of stack and of local memory (spills)."""
-        text = self._dump("-res-usage")
-        return {name: int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")}
+        return self._sass[0]
 
-    @cached_property
-    def instructions(self) -> str:
-        """The tensor-core instruction of its products; empty where it has none."""
-        return " ".join(sorted(set(re.findall(PRODUCTS, self._dump("-sass")))))
+    @property
+    def instructions(self) -> dict[str, int]:
+        """Machine instructions by kind."""
+        return self._sass[1]
 
     @property
     def blocks(self) -> int:
         """Blocks that a multiprocessor holds, by registers, shared memory and threads."""
         threads = 32 * self.launch.warps
-        registers = 65536 // (-(-self.usage["REG"] // 8) * 8 * threads)
+        registers = 65536 // (-(-self.usage["registers"] // 8) * 8 * threads)
         shared = (SHARED[self.arch] + 1024) // (self.shared + 1024)
         return min(registers, shared, 2048 // threads)
 
     @property
     def complaints(self) -> Iterator[str]:
-        if self.usage["STACK"] or self.usage["LOCAL"]:
+        if self.usage["stack"] or self.usage["spills"]:
             yield "spills"
         if self.shared > SHARED[self.arch]:
             yield "too much shared memory"
         wants_product = self.launch.arguments.get("COVARIANCE") and self.launch.kernel.__name__ != "sum_kernel"
-        if wants_product and not self.instructions:
+        if wants_product and not self.instructions.keys() & {*PRODUCTS}:
             yield "no tensor-core instruction"
-
-    def _dump(self, what: str) -> str:
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(self.cubin)
-            file.flush()
-            return subprocess.run([TOOLS / "cuobjdump", what, file.name], capture_output=True, text=True).stdout
 
 
 @contextmanager
@@ -164,33 +163,53 @@ def cases(names: list[str], dtype: torch.dtype) -> Iterator[tuple[str, Iterable[
         yield from blocks(dtype)
 
 
-def table(names: list[str]) -> Iterator[tuple[str, bool]]:
-    """Lines, and whether each is a failure."""
-    yield (
-        "| kernel | first workload | dtype | chip | programs | warps | registers | stack | spills | shared memory |"
-        " blocks | products |  |",
-        False,
-    )
-    yield "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|---|---|", False
-    for chip_name, chip in CHIPS.items():
+@dataclass(frozen=True)
+class Configuration:
+    """A launch, under the first workload that has it."""
+
+    workload: str
+    dtype: str
+    chip: str
+    launch: Launch
+
+    def row(self) -> Row:
+        built = self.launch.compile(CHIPS[self.chip].arch)
+        return {
+            "kernel": self.launch.kernel.__name__,
+            **{"workload": self.workload, "dtype": self.dtype, "chip": self.chip},
+            **{"programs": self.launch.programs, "warps": self.launch.warps, **built.usage},
+            **{"shared": built.shared, "blocks": built.blocks, "sass": built.instructions},
+            "complaint": ", ".join(built.complaints),
+        }
+
+
+def configurations(names: list[str], chips: list[str]) -> Iterator[Configuration]:
+    for chip in chips:
         seen = set()
         for dtype, dtype_name in DTYPES.items():
             for name, called in cases(names, dtype):
-                for launch in launches(called, chip):
-                    if launch.key in seen:
-                        continue
-                    seen.add(launch.key)
-                    built = launch.compile(chip.arch)
-                    complaints = ", ".join(built.complaints)
-                    cells = (
-                        *(launch.kernel.__name__, name, dtype_name, chip_name, launch.programs, launch.warps),
-                        *(built.usage[what] for what in ("REG", "STACK", "LOCAL")),
-                        *(f"{built.shared / 1024:.0f} KiB", built.blocks, built.instructions, complaints),
-                    )
-                    yield f"| {' | '.join(map(str, cells))} |", bool(complaints)
+                for launch in launches(called, CHIPS[chip]):
+                    if launch.key not in seen:
+                        seen.add(launch.key)
+                        yield Configuration(name, dtype_name, chip, launch)
 
 
-def cuda_table() -> Iterator[tuple[str, bool]]:
+def compiled(found: list[Configuration]) -> Iterator[Row]:
+    """In order, by as many processes as there are cores; a child has what its parent had recorded."""
+    context = multiprocessing.get_context("fork")
+    _found[:] = found
+    with context.Pool(os.cpu_count()) as pool:
+        yield from pool.imap(_row, range(len(found)))
+
+
+_found: list[Configuration] = []
+
+
+def _row(number: int) -> Row:
+    return _found[number].row()
+
+
+def cuda_rows() -> Iterator[Row]:
     """Builds ddfast._C_cuda for every architecture and reads what ptxas says of each kernel."""
     for made in ROOT.glob("build/temp*/csrc/cuda"):  # what was compiled before says nothing again
         shutil.rmtree(made)
@@ -199,31 +218,34 @@ def cuda_table() -> Iterator[tuple[str, bool]]:
     said = built.stdout + built.stderr
     if built.returncode or "is not built" in said or not re.search(PTXAS, said):
         raise SystemExit(f"ddfast._C_cuda was not built:\n{said}")
-    yield "| kernel | architecture | registers | stack | spill stores | spill loads |", False
-    yield "|---|---|--:|--:|--:|--:|", False
     for name, arch, stack, stores, loads, registers in re.findall(PTXAS, said):
         (types,) = re.findall(r"match\w*?I(.*?)E", name)
-        bad = any(int(count) for count in (stack, stores, loads))
-        yield f"| match<{FEATURES[types]}> | {arch} | {registers} | {stack} | {stores} | {loads} |", bad
+        counts = {"registers": int(registers), "stack": int(stack), "spills": int(stores) + int(loads)}
+        complaint = "spills" if counts["stack"] or counts["spills"] else ""
+        yield {"kernel": f"match<{FEATURES[types]}>", "architecture": arch, **counts, "complaint": complaint}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="... and writes it, compressed if it ends in .gz")
+    parser.add_argument("--compare", type=Path, metavar="OLD", help="... and prints what differs from that file")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--chips", nargs="*", default=list(CHIPS), choices=list(CHIPS))
     parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=list(WORKLOADS))
     options = parser.parse_args()
-    lines, failures = [], 0
-    for line, failed in cuda_table() if options.cuda else table(options.workloads):
-        print(line, flush=True)
-        lines.append(line)
-        failures += failed
-    if options.write:
-        path = ROOT / "docs" / "kernels.md"
-        begin, end = (f"<!-- {'cuda' if options.cuda else 'triton'}:{word} -->" for word in ("begin", "end"))
-        head, rest = path.read_text().split(begin)
-        path.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{rest.partition(end)[2]}")
-    print(f"{failures} of {len(lines) - 2} fail")
+    rows, failures = [], 0
+    made = cuda_rows() if options.cuda else compiled(list(configurations(options.workloads, options.chips)))
+    for row in made:
+        print(line(row), flush=True)
+        rows.append(row)
+        failures += bool(row["complaint"])
+    print(f"{failures} of {len(rows)} fail, Triton {triton.__version__}")
+    if options.json:
+        save(options.json, rows)
+    if options.compare:
+        print(*differences(load_json(options.compare)["rows"], rows), sep="\n")
     return int(failures > 0)
 
 

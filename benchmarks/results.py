@@ -1,6 +1,5 @@
-"""A folder of committed results, read: environment.json and what pytest-benchmark wrote, operators*.json."""
+"""A folder of committed results, read: environment.json and what pytest-benchmark wrote, operators*.json or .json.gz."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.baselines import BASELINES
+from benchmarks.files import load_json
 from ddfast.operators.backends import PREFERENCE
+
+FILES = "operators*.json*"  # compressed or not
 
 Key = tuple[str, str, str]  # operator, workload, direction
 
@@ -23,7 +25,7 @@ class Results:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        return json.loads((self.folder / "environment.json").read_text())
+        return load_json(self.folder / "environment.json")
 
     @property
     def device(self) -> str:
@@ -33,8 +35,8 @@ class Results:
     def groups(self) -> dict[Key, dict[str, dict[str, Any]]]:
         """Of each group its contenders: extra_info with the samples in seconds as `samples`."""
         groups: dict[Key, dict[str, dict[str, Any]]] = {}
-        for path in sorted(self.folder.glob("operators*.json")):
-            for row in json.loads(path.read_text())["benchmarks"]:
+        for path in sorted(self.folder.glob(FILES)):
+            for row in load_json(path)["benchmarks"]:
                 info = row["extra_info"] | {"samples": row["stats"]["data"]}
                 key = (info["operator"], info["workload"], info["direction"])
                 groups.setdefault(key, {})[info["contender"]] = info
@@ -57,7 +59,7 @@ class Results:
 
 def latest(root: Path, wanted: Callable[[Key], bool]) -> list[Results]:
     """The newest results of each machine that have a group of those wanted."""
-    folders = {file.parent for file in root.glob("*/*/operators*.json")}
+    folders = {file.parent for file in root.glob(f"*/*/{FILES}")}
     every = [results for results in map(Results, folders) if any(map(wanted, results.groups))]
     newest: dict[str, Results] = {}
     for results in sorted(every, key=lambda results: results.environment["time"]):

@@ -15,6 +15,10 @@
 
 #include "element.h"
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // PyTorch 2.11 has only the check without a message
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace ddfast {
 
 using torch::stable::Tensor;

@@ -66,6 +66,15 @@ class TestSource:
     def test_the_native_operators_are_built_where_they_can_be(self) -> None:
         assert native.module is not None, backends.absent["cpp"]
 
+    @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout")
+    def test_a_clone_stays_light(self) -> None:
+        """Raw samples are kept compressed, superseded results are not kept: a machine without network gets all of it."""
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        sizes = {
+            name: (ROOT / name).stat().st_size for name in filter(None, listed.split("\0")) if (ROOT / name).exists()
+        }
+        assert sum(sizes.values()) < 14e6, sorted(sizes, key=sizes.__getitem__)[-10:]
+
     def test_both_versions_agree(self) -> None:
         assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == ddfast.__version__
 
