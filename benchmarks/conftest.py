@@ -102,7 +102,9 @@ def report(
             pytest.skip(result.not_captured[contender])
 
         benchmark.group = f"{operator} {name} {direction}"
-        benchmark.extra_info |= described(result, Case(operator, workload, DEVICE), contender, direction, ceilings, here)
+        benchmark.extra_info |= described(
+            result, Case(operator, workload, DEVICE), contender, direction, ceilings, here
+        )
         hand_over(benchmark, samples[direction])
 
     return of

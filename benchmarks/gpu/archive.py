@@ -36,7 +36,9 @@ class Archive:
             files = sorted(self._files(), key=lambda path: path.stat().st_size)
             left: list[Path] = []
             while True:
-                (self.folder / LEFT_OUT).write_text(json.dumps({str(it.relative_to(self.folder)): size(it) for it in left}))
+                (self.folder / LEFT_OUT).write_text(
+                    json.dumps({str(it.relative_to(self.folder)): size(it) for it in left})
+                )
                 self._pack([*files, self.folder / LEFT_OUT])
                 if self.file.stat().st_size <= LARGEST or not files:
                     return

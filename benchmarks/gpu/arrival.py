@@ -129,5 +129,3 @@ def failed_before(bundle: Path) -> list[str]:
     """The cases that failed in the command before, "STEP: CASE" each, as `python -m benchmarks.gpu read` left them."""
     file = bundle / AGAIN
     return list(json.loads(file.read_text())) if file.exists() else []
-
-

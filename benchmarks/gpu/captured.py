@@ -1,4 +1,4 @@
-"""What CUDA graphs record is what is launched singly, bit for bit: losses with their gradients, and whole iterations."""
+"""Whether CUDA graphs give the bits of single launches: losses with their gradients, and whole iterations."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""A kernel whose one accumulator adds up many tensor-core products: whether they round or truncate shows in its error."""
+"""A kernel whose one accumulator adds up many tensor-core products: its error shows if they truncate."""
 
 import triton
 import triton.language as tl

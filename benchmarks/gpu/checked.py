@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from benchmarks import tune
@@ -21,8 +21,12 @@ CHECKED = {  # tool: words of the cases of the smoke that it looks at
     "memcheck": ["mm small float32", "mm-rows small float32", "cx small float32", "pool block small float32"],
 }
 SHORTLIST = {
-    "moments": [Cut(*cut) for cut in ((128, 32, 8, 3), (128, 64, 8, 2), (128, 16, 8, 4), (64, 32, 4, 3), (128, 32, 4, 3))],
-    "backward": [Cut(*cut) for cut in ((128, 64, 8, 3), (128, 128, 8, 2), (128, 32, 8, 4), (64, 64, 4, 3), (128, 64, 4, 3))],
+    "moments": [
+        Cut(*cut) for cut in ((128, 32, 8, 3), (128, 64, 8, 2), (128, 16, 8, 4), (64, 32, 4, 3), (128, 32, 4, 3))
+    ],
+    "backward": [
+        Cut(*cut) for cut in ((128, 64, 8, 3), (128, 128, 8, 2), (128, 32, 8, 4), (64, 64, 4, 3), (128, 64, 4, 3))
+    ],
 }
 
 
@@ -66,5 +70,3 @@ def tuned(given: Given, name: str, precision: str) -> Record:
     held = json.loads(file.read_text()) if file.exists() else []
     file.write_text(json.dumps(held + rows, indent=1) + "\n")
     return {"rows": rows}
-
-

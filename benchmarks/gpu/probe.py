@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
@@ -94,5 +93,3 @@ def triton_hash() -> str | None:
 
 def python_tag() -> str:
     return f"cp{sys.version_info.major}{sys.version_info.minor}"
-
-

@@ -1,4 +1,4 @@
-"""Runs on real images as a user makes them: a rehearsal of a run folder, a pool, and distillations with their evaluation.
+"""Runs on real images as a user makes them: a rehearsal, a pool, and distillations with their evaluation.
 
 Every run folder is copied to where the archive finds it, after whatever ended the run. Where a step has less time than
 the published numbers take, a run has fewer iterations, a pool fewer epochs, and the records say how many.
@@ -27,7 +27,7 @@ from ddfast.distill.folder import RunFolder
 from ddfast.distill.pretrain import PoolConfig, pretrain, trained
 from ddfast.distill.run import Run
 from ddfast.distill.setup import find_device, load_data
-from ddfast.ranks import Ranks
+from ddfast.ranks import ALONE, Ranks
 
 RECIPE = "cifar10-ipc10"
 NETWORKS, EPOCHS, ITERATIONS, REHEARSED = 3, 20, 20_000, 500
@@ -96,7 +96,7 @@ def resumed(given: Given) -> Record:
 
 
 def pool_cases(given: Given) -> Iterator[Case]:
-    yield Case("a pool side by side", partial(train_pool, given), limit=given.seconds)
+    yield Case("a pool side by side", partial(train_pool, given))
 
 
 def train_pool(given: Given) -> Record:
@@ -111,6 +111,7 @@ def train_pool(given: Given) -> Record:
         alone = min(row["seconds"] for row in trained(given.work / "pool-trial"))
         epochs = max(1, min(EPOCHS, int(0.9 * given.left / (NETWORKS * alone))))
         print(f"an epoch of one network: {alone:.1f} s, in all {time.monotonic() - begun:.1f} s; so {epochs} epochs")
+    claim(given, folder, epochs)
     begun = time.monotonic()
     processes = [
         subprocess.Popen(train_command(given, folder, number, epochs), cwd=ROOT) for number in range(given.pick(3, 2))
@@ -140,13 +141,18 @@ class Turn(Ranks):
         return range(self.number, self.number + 1)
 
 
+def claim(given: Given, folder: Path, epochs: int) -> None:
+    """Makes the folder of a pool without a network: the processes must not all do it at once."""
+    train_one(json.loads(train_command(given, folder, -1, epochs)[-1]))
+
+
 def train_one(asked: dict[str, Any]) -> None:
-    """What a process of `train_command` does: a pool as the recipes of IID have it."""
+    """What a process of `train_command` does: one network of a pool as the recipes of IID have it."""
     config = Config(data=asked["data"], **_statistics())
     dataset = load_data(config, find_device(asked["device"]))
     settings = PoolConfig(epochs=asked["epochs"], precision="bf16", **({"width": 4} if asked["toy"] else {}))
-    count = asked["number"] + 1
-    pretrain(Path(asked["folder"]), dataset, count, settings, lambda: None, print, Turn(asked["number"]))
+    count, turn = asked["number"] + 1, Turn(asked["number"]) if asked["number"] >= 0 else ALONE
+    pretrain(Path(asked["folder"]), dataset, count, settings, lambda: None, print, turn)
 
 
 def _statistics() -> dict[str, Any]:
@@ -157,7 +163,7 @@ def _statistics() -> dict[str, Any]:
 
 
 def distil_cases(method: str, given: Given) -> Iterator[Case]:
-    yield Case(f"{method} {RECIPE}", partial(distil, given, method), limit=given.seconds)
+    yield Case(f"{method} {RECIPE}", partial(distil, given, method))
 
 
 def dm_cases(given: Given) -> Iterator[Case]:

@@ -30,6 +30,7 @@ from benchmarks.gpu.worker import PREPARING
 RESERVE = 4.0  # seconds at the end for the last archive
 GRACE = 3.0  # seconds that a step may take beyond its own before it is ended: its cases look at the clock themselves
 START = 90.0  # seconds that a worker may take to start and to prepare a case
+PATIENCE = 5  # times the limits of cases in a rehearsal, whose machine may have other work
 RESTARTS = 12  # of a worker in one step: where every case takes its process with it, the first ones tell enough
 
 
@@ -106,7 +107,9 @@ class Session:
     def __call__(self) -> list[Record]:
         (self.archive.folder / RECORDS).unlink(missing_ok=True)
         here = environment.environment()
-        self._record("session", command=self.command, toy=self.toy, planned=self.seconds, gpu=here["gpu"], environment=here)
+        self._record(
+            "session", command=self.command, toy=self.toy, planned=self.seconds, gpu=here["gpu"], environment=here
+        )
         behind: dict[str, threading.Thread] = {}
         for number, step in enumerate(self.steps):
             for name in step.after:
@@ -184,7 +187,15 @@ class Session:
         about = {"untried": untried} if untried else {}
         if untried and not reason:
             reason = f"{len(untried)} cases found no time"
-        self._record("step", step=step.name, status="run", seconds=round(seconds, 2), given=round(given, 1), reason=reason, **about)
+        self._record(
+            "step",
+            step=step.name,
+            status="run",
+            seconds=round(seconds, 2),
+            given=round(given, 1),
+            reason=reason,
+            **about,
+        )
         print(f"{step.name}: {len(done)} cases in {seconds:.0f} of {given:.0f} s{reason and ', '}{reason}", flush=True)
         self._save()
 
@@ -207,7 +218,8 @@ class Session:
                 return "unprepared" if case == PREPARING else "died"
             if "begin" in said:
                 case, begun = said["begin"], time.monotonic()
-                case_until = begun + (START if case == PREPARING else said.get("limit") or step.limit)
+                limit = START if case == PREPARING else said.get("limit") or step.limit
+                case_until = begun + (PATIENCE if self.toy else 1) * limit
             elif "untried" in said:
                 untried += said["untried"]
             elif "finished" in said:

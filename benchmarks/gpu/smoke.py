@@ -1,7 +1,7 @@
 """Every operator by every backend in every dtype and layout: right, without a gap, and the same bits twice.
 
-Results are compared with float64 by the rule of the tests (tests/oracle.py). What an operator allocates is poisoned with
-NaN, so that an element nothing wrote shows.
+Results are compared with float64 by the rule of the tests (tests/oracle.py). What an operator allocates is poisoned
+with NaN, so that an element nothing wrote shows.
 """
 
 import sys
@@ -23,10 +23,10 @@ from benchmarks.workloads import WORKLOADS, Workload
 from ddfast.networks import build
 from ddfast.operators.backends import BACKENDS, refusal
 from tests import oracle
-from tests.oracle import Batch, Loss
+from tests.oracle import Loss
 
 sys.path.append(str(ROOT / "tests"))
-import test_blocks as blocks  # noqa: E402
+import test_blocks as blocks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 LAYOUTS = {"": torch.contiguous_format, " channels_last": torch.channels_last}
@@ -35,7 +35,11 @@ OPERATORS = ("moment_matching", "class_complexity", "class_moments", "augment", 
 AUGMENTED = ("float32", "float64")
 SEEDS = 3  # errors are the worst over so many batches: one error of one scalar may be nothing by chance
 ROWS = 64  # images of a standard block
-NETWORKS = {"convnet": ("convnet", 32, {}), "convnet 4 blocks": ("convnet", 64, {"depth": 4}), "resnet18": ("resnet18", 32, {})}
+NETWORKS = {
+    "convnet": ("convnet", 32, {}),
+    "convnet 4 blocks": ("convnet", 64, {"depth": 4}),
+    "resnet18": ("resnet18", 32, {}),
+}
 
 Call = Callable[[], Sequence[Tensor]]
 
@@ -94,7 +98,9 @@ def judge(triples: Sequence[Sequence[tuple[Tensor, Tensor, Tensor]]], dtype: tor
         try:
             oracle.assert_accurate(list(rows), dtype, backend)
         except AssertionError as error:
-            raise Wrong(f"result {number} {error}", **{k: v for k, v in found.items() if k != "error"}, worst=ours) from None
+            raise Wrong(
+                f"result {number} {error}", **{k: v for k, v in found.items() if k != "error"}, worst=ours
+            ) from None
     return found
 
 
@@ -173,9 +179,7 @@ def standard_blocks(given: Given, dtype: str) -> Iterator[Case]:
             yield from _standard_block(given, block, dtype, memory_format, name + layout)
 
 
-def _standard_block(
-    given: Given, block: Any, dtype: str, layout: torch.memory_format, name: str
-) -> Iterator[Case]:
+def _standard_block(given: Given, block: Any, dtype: str, layout: torch.memory_format, name: str) -> Iterator[Case]:
     for backend in BACKENDS:
         if runs(backend, given.device, *(blocks.CONV if block.conv else blocks.NORM)):
 
@@ -184,7 +188,12 @@ def _standard_block(
                 if block.conv:  # to the channels of a ConvNet
                     width = given.pick(128, 8)
                     draw = partial(torch.randn, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-                    inputs = [inputs[0], 0.3 * draw(width, block.shape[1], 3, 3), 1 + 0.5 * draw(width), 0.5 * draw(width)]
+                    inputs = [
+                        inputs[0],
+                        0.3 * draw(width, block.shape[1], 3, 3),
+                        1 + 0.5 * draw(width),
+                        0.5 * draw(width),
+                    ]
                 return check_block(given, block, [inputs], backend, DTYPES[dtype])
 
             yield Case(f"{name} {dtype} {backend}", run)
@@ -246,5 +255,3 @@ def again(given: Given) -> Iterator[Case]:
             for case in step.load()(given):
                 if case.name in wanted:
                     yield replace(case, name=f"{step.name}: {case.name}")
-
-

@@ -1,4 +1,4 @@
-"""How long operators, blocks and iterations take, and what iterations hold: what README says of a GPU comes from here."""
+"""How long operators, blocks and iterations take, and what iterations hold: what README says of a GPU."""
 
 import gc
 from collections.abc import Callable, Iterator

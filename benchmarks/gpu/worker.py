@@ -120,7 +120,9 @@ def log_into(folder: Path, name: str) -> None:
     """From now on all that is printed here goes into the log of a step."""
     folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
-    file = os.open(folder / f"{name.replace(' ', '-').replace(':', '-')}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    file = os.open(
+        folder / f"{name.replace(' ', '-').replace(':', '-')}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
+    )
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
