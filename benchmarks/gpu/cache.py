@@ -78,7 +78,10 @@ def small_blocks(dtype: torch.dtype) -> Iterator[tuple[str, Work]]:
 
 
 def launched(chip: Chip, only: Sequence[str] = (), until: float = float("inf")) -> dict[str, Any]:
-    """Does all of `work`, or what `only` names a part of, on the fake `chip`: how many kernels the cache had, which not, and what could not be done."""
+    """Does all of `work`, or what `only` names a part of, on the fake `chip`.
+
+    Returns how many kernels the cache had, which it had not, and what could not be done.
+    """
     hits: Counter[bool] = Counter()
     missed: list[str] = []
     failed: dict[str, str] = {}

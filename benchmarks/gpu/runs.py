@@ -74,7 +74,7 @@ def report(given: Given, folder: Path) -> Record:
 
 
 def resumed(given: Given) -> Record:
-    """Some iterations in two runs, of which the second goes on from the first one's checkpoint, are those of one run."""
+    """A run in two halves, the second from the first one's checkpoint, against the same run in one piece."""
     images = []
     for cut in (False, True):
         folder = given.work / f"resumed-{cut}"

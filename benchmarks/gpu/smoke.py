@@ -20,6 +20,7 @@ from benchmarks.environment import ROOT
 from benchmarks.gate import Gate
 from benchmarks.gpu.case import Case, Given, Record, Wrong
 from benchmarks.workloads import WORKLOADS, Workload
+from ddfast.distill.precision import convolutions, lay
 from ddfast.networks import build
 from ddfast.operators.backends import BACKENDS, refusal
 from tests import oracle
@@ -204,7 +205,8 @@ def check_block(given: Given, block: Any, drawn: Sequence[list[Tensor]], backend
     for inputs in drawn:
         held = [it.to(given.device, dtype) for it in inputs]
         actual = twice(lambda held=held: block.differentiate(partial(block, backend=backend), held))
-        eager = block.differentiate(block.modules, held)
+        with convolutions("float32"):
+            eager = block.differentiate(block.modules, held)
         exact = block.differentiate(block.modules, [it.double() for it in held])
         rows = rows or [[] for _ in actual]
         for result, triple in zip(rows, zip(actual, eager, exact, strict=True), strict=True):
@@ -224,7 +226,10 @@ def network(given: Given, kind: str, side: int, keys: dict[str, Any], dtype: tor
         shape = {"channels": 3, "num_classes": 10, "size": (side, side), "width": given.pick(None, 8)}
         shape = {key: value for key, value in shape.items() if value is not None}
         options = {"device": given.device, "generator": generator, "fused": fused}
-        return build(kind, **shape, **keys, **options).to(dtype).requires_grad_(False)
+        network = build(kind, **shape, **keys, **options).to(dtype).requires_grad_(False)
+        if fused:
+            lay(network, "float32" if dtype == torch.float32 else "bf16", given.device)
+        return network
 
     images = torch.randn(given.pick(16, 2), 3, side, side, device=given.device).to(dtype)
 
@@ -233,8 +238,9 @@ def network(given: Given, kind: str, side: int, keys: dict[str, Any], dtype: tor
         features = network.features(leaf)
         return [features.detach(), torch.autograd.grad(features, leaf, torch.ones_like(features))[0]]
 
-    actual = twice(lambda: differentiated(made(True, dtype), images))
-    eager = differentiated(made(False, dtype), images)
+    with convolutions("float32"):
+        actual = twice(lambda: differentiated(made(True, dtype), images))
+        eager = differentiated(made(False, dtype), images)
     exact_network = made(False, dtype).double()
     exact = differentiated(exact_network, images.double())
     far = [oracle.frobenius(one, other) for one, other in zip(actual, exact, strict=True)]
