@@ -35,6 +35,7 @@ def arrive(bundle: Path, work: Path) -> dict[str, Any]:
         from benchmarks.gpu import images  # only here: Pillow may be missing where there are none
 
         images.unpack(bundle / IMAGES, work / "data" / "cifar10")
+        os.environ["DDFAST_DATA"] = str(work / "data")
         found["images"] = about.get("images")
     (work / "arrival.json").write_text(json.dumps(found))
     return found
@@ -100,14 +101,13 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def data_folder(given: Given) -> Path:
-    """The real images that were carried, or those in $DDFAST_DATA; in a rehearsal a few random ones."""
+def data_of(given: Given) -> str:
+    """The key `data` of a run on real images; in a rehearsal a folder of a few random ones."""
     if given.toy:
-        return _random_images(given.work / "toy-data")
-    for folder in (given.work / "data" / "cifar10", Path(os.environ.get("DDFAST_DATA", "none")) / "cifar10"):
-        if (folder / "train.npz").exists():
-            return folder
-    raise NotHere("there are no images: `make gpu-bundle` packs them")
+        return str(_random_images(given.work / "toy-data"))
+    if not (Path(os.environ.get("DDFAST_DATA", "none")) / "cifar10" / "train.npz").exists():
+        raise NotHere("there are no images: `make gpu-bundle` packs them")
+    return "cifar10"
 
 
 def _random_images(folder: Path) -> Path:

@@ -72,9 +72,10 @@ class Step:
     """A part of a command, and how it shares its time.
 
     cases: "module:function", which takes a `Given` and yields the cases. wish: seconds of its share when 300 are given
-    in all. least: seconds under which it is not begun. limit: seconds of a case. beside: it goes on in the background
-    while the next steps run. after: steps in the background that it waits for. needs: "cuda", or a program. why: what
-    it is for.
+    in all. least: seconds under which it is not begun. limit: seconds of a case. grace: seconds that it may take beyond
+    its own before it is ended. extra: it takes what the others leave, so that they keep nothing for it. beside: it goes
+    on in the background while the next steps run. after: steps in the background that it waits for. needs: "cuda", or a
+    program. why: what it is for.
     """
 
     name: str
@@ -82,6 +83,8 @@ class Step:
     wish: float
     least: float = 5.0
     limit: float = 30.0
+    grace: float = 3.0
+    extra: bool = False
     beside: bool = False
     after: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()

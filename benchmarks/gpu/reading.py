@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import accuracy, report
 from benchmarks.environment import RESULTS, ROOT
 from benchmarks.files import save_json
 from benchmarks.gpu import predictions
@@ -64,10 +64,14 @@ def take(found: list[Record], unpacked: Path, target: Path) -> None:
     if rows:
         save_json(target / OPERATORS, {"benchmarks": rows})
     for folder in sorted((unpacked / "runs").glob("*")):
-        shutil.copytree(folder, target / folder.name, dirs_exist_ok=True)
+        images = shutil.ignore_patterns("*.safetensors")  # large, and a run from the same keys makes them again
+        shutil.copytree(folder, target / folder.name, ignore=images, dirs_exist_ok=True)
     for run in target.glob("*/*/"):
         if not (run / "environment.json").exists() and (run / "config.toml").exists():
             (run / "environment.json").write_text(json.dumps(about["environment"], indent=1) + "\n")
+    for folder in target.glob("accuracy-*"):
+        if accuracy.results(folder):
+            accuracy.draw(folder)
     for table in (unpacked / "tables").glob("*.json"):
         shutil.copy(table, target / f"table-{table.name}")
 

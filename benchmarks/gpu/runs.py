@@ -5,6 +5,7 @@ the published numbers take, a run has fewer iterations, a pool fewer epochs, and
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from benchmarks import accuracy
 from benchmarks.environment import ROOT
-from benchmarks.gpu.arrival import data_folder
+from benchmarks.gpu.arrival import data_of
 from benchmarks.gpu.case import Case, Given, NotHere, Record, Wrong
 from benchmarks.gpu.timing import TOY
 from benchmarks.iterations import LOSSES, Setting, contender
@@ -39,7 +40,7 @@ TOY_KEYS: dict[str, Any] = {"width": 8, "depth": 2, "batch_real": 8, "epochs": 2
 def keys(given: Given, **more: Any) -> dict[str, Any]:
     """What every run is given, over its recipe."""
     named = {"device": str(given.device), "precision": "bf16", "log_every": 100, "checkpoint_every": 1000}
-    named |= {"data": str(data_folder(given)), "pool": str(pool_folder(given))}
+    named |= {"data": data_of(given), "pool": os.path.relpath(pool_folder(given), ROOT)}
     return named | more | given.pick({}, TOY_KEYS)
 
 
@@ -126,7 +127,7 @@ def train_pool(given: Given) -> Record:
 
 def train_command(given: Given, folder: Path, number: int, epochs: int) -> list[str]:
     asked = {"folder": str(folder), "number": number, "epochs": epochs, "toy": given.toy}
-    asked |= {"data": str(data_folder(given)), "device": str(given.device)}
+    asked |= {"data": data_of(given), "device": str(given.device)}
     return [sys.executable, "-m", "benchmarks.gpu.runs", json.dumps(asked)]
 
 

@@ -28,8 +28,9 @@ from benchmarks.gpu.case import Record, Step
 from benchmarks.gpu.worker import PREPARING
 
 RESERVE = 4.0  # seconds at the end for the last archive
-GRACE = 3.0  # seconds that a step may take beyond its own before it is ended: its cases look at the clock themselves
+GRACE = 2.0  # seconds of the reserve in which a last case may still end
 START = 90.0  # seconds that a worker may take to start and to prepare a case
+UNHURRIED = 300.0  # seconds of each step of a rehearsal, which shares nothing out
 PATIENCE = 5  # times the limits of cases in a rehearsal, whose machine may have other work
 RESTARTS = 12  # of a worker in one step: where every case takes its process with it, the first ones tell enough
 
@@ -70,17 +71,15 @@ class Worker:
 
     def end(self) -> str:
         """Ends it with all that it started, and says how it ended where it did so by itself."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.2)
+        code = self.process.poll()
         with suppress(ProcessLookupError, PermissionError):
-            if self.process.poll() is None:
-                time.sleep(0.05)
-            code = self.process.poll()
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            if code is None:
-                return "killed"
-            return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        self.process.wait()
-        code = self.process.returncode
+        with suppress(subprocess.TimeoutExpired):  # a kernel that never ends may keep it
+            self.process.wait(5)
+        if code is None:
+            return "being killed"
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
@@ -96,7 +95,9 @@ class Session:
     toy: bool = False
     again: Sequence[str] = ()
     begun: float = field(default_factory=time.monotonic)
+    workers: list[Worker] = field(default_factory=list)
     idle: list[Worker] = field(default_factory=list)
+    over: bool = False
 
     def __post_init__(self) -> None:
         self.deadline = self.begun + self.seconds - RESERVE
@@ -105,6 +106,16 @@ class Session:
         self.cuda = torch.cuda.is_available()
 
     def __call__(self) -> list[Record]:
+        try:
+            self._run()
+        finally:
+            self.over = True
+            for worker in self.workers:
+                worker.end()
+        self._save()
+        return records(self.archive.folder)
+
+    def _run(self) -> None:
         (self.archive.folder / RECORDS).unlink(missing_ok=True)
         here = environment.environment()
         self._record(
@@ -129,19 +140,17 @@ class Session:
                 self._carry_out(step, given)
         for thread in behind.values():
             thread.join(max(self.deadline + GRACE - time.monotonic(), 0))
-        for worker in self.idle:
-            worker.end()
-        self._save()
-        return records(self.archive.folder)
 
     def share(self, number: int) -> float | None:
         """The seconds of a step that is about to begin; None where it is not worth to begin it."""
         step, later = self.steps[number], [it for it in self.steps[number + 1 :] if self._refusal(it) is None]
         left = self.deadline - time.monotonic()
+        if self.toy:
+            return min(left, UNHURRIED) if left >= self._least(step) else None
         wishes = step.wish + sum(it.wish for it in later)
         if left >= wishes:
             return step.wish * left / wishes
-        given = min(step.wish, left - sum(self._least(it) for it in later))
+        given = min(step.wish, left - sum(self._least(it) for it in later if not it.extra))
         if given >= self._least(step):
             return given
         return self._least(step) if left >= self._least(step) else None
@@ -180,7 +189,7 @@ class Session:
             if ended == "unprepared" or restarts > RESTARTS:
                 reason = "its cases could not be prepared" if ended == "unprepared" else "it broke too many processes"
                 break
-            if begun + given - time.monotonic() < 1:
+            if self.over or begun + given - time.monotonic() < 1:
                 reason = "its time was over"
                 break
         seconds = time.monotonic() - begun
@@ -202,7 +211,7 @@ class Session:
     def _follow(self, worker: Worker, step: Step, until: float, done: list[str], untried: list[str]) -> str:
         """Listens to a worker until it is through, and says how it ended; `done` and `untried` get names of cases."""
         case, case_until, begun = PREPARING, time.monotonic() + START, time.monotonic()
-        until = max(until + GRACE, time.monotonic() + 1)
+        until = max(min(until + step.grace, self.deadline + GRACE), time.monotonic() + 1)
         while True:
             try:
                 said = worker.hear(min(until, case_until) - time.monotonic())
@@ -240,7 +249,8 @@ class Session:
                 worker = self.idle.pop()
                 if worker.process.poll() is None:
                     return worker
-        return Worker()
+            self.workers.append(Worker())
+            return self.workers[-1]
 
     def _record(self, kind: str, **found: Any) -> None:
         at = round(time.monotonic() - self.begun, 2)

@@ -4,6 +4,7 @@ Results are compared with float64 by the rule of the tests (tests/oracle.py). Wh
 with NaN, so that an element nothing wrote shows.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from ddfast.distill.precision import convolutions, lay
 from ddfast.networks import build
 from ddfast.operators.backends import BACKENDS, refusal
 from tests import oracle
-from tests.oracle import Loss
+from tests.oracle import Batch, Loss
 
 sys.path.append(str(ROOT / "tests"))
 import test_blocks as blocks
@@ -146,11 +147,18 @@ def standard(given: Given, dtype: str) -> Iterator[Case]:
 
 def standard_operator(given: Given, operator: str, workload: Workload, backend: str, dtype: torch.dtype) -> Record:
     case = benchmark_cases.Case(operator, workload, given.device)
-    batch = case.batch(0).to(dtype)
-    gate, bind = Gate(case, [batch]), case.contender(backend)
+    batch, gate = judged(case, dtype)
+    bind = case.contender(backend)
     results = twice(lambda: list(gate.results(bind(batch), batch).values()))
     eager, exact = (list(it[0].values()) for it in (gate.eager, gate.exact))
     return judge([[triple] for triple in zip(results, eager, exact, strict=True)], dtype, backend)
+
+
+@functools.lru_cache(maxsize=1)  # all backends of a case come one after the other
+def judged(case: benchmark_cases.Case, dtype: torch.dtype) -> tuple[Batch, Gate]:
+    """Inputs, with what eager PyTorch and float64 make of them."""
+    batch = case.batch(0).to(dtype)
+    return batch, Gate(case, [batch])
 
 
 # Blocks and networks.

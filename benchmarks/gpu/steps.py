@@ -31,7 +31,7 @@ FIRST = (
     Step("iteration memory", f"{_HERE}.timing:memory_cases", wish=20, why="allocated and reserved at the peak"),
     Step("rehearsal", f"{_HERE}.runs:rehearsal_cases", wish=20, why="a run folder from its first to its last file"),
     Step("blocks", f"{_HERE}.timing:block_cases", wish=20, why="conv_block against a convolution and norm_block"),
-    Step("compile", f"{_HERE}.timing:compile_cases", wish=15, limit=60, why="against torch.compile"),
+    Step("compile", f"{_HERE}.timing:compile_cases", wish=15, limit=60, extra=True, why="against torch.compile"),
 )
 SECOND = (
     Step("large iterations", f"{_HERE}.timing:large_cases", wish=15, why="TinyImageNet's size at IPC 50, while alone"),
@@ -41,15 +41,47 @@ SECOND = (
     Step("again", f"{_HERE}.smoke:again", wish=20, why="what failed before"),
     Step("sanitizer", f"{_HERE}.checked:sanitizer_cases", wish=60, least=15, limit=120, why="accesses and races"),
     Step(
-        "dm", f"{_HERE}.runs:dm_cases", wish=70, least=25, limit=600, after=("pool",), why="the base of all comparisons"
+        "dm",
+        f"{_HERE}.runs:dm_cases",
+        wish=70,
+        least=25,
+        limit=600,
+        grace=25,
+        after=("pool",),
+        why="the base of all comparisons",
     ),
     Step(
-        "iid-dm", f"{_HERE}.runs:iid_dm_cases", wish=100, least=40, limit=600, after=("pool",), why="the whole of IID"
+        "iid-dm",
+        f"{_HERE}.runs:iid_dm_cases",
+        wish=100,
+        least=40,
+        limit=600,
+        grace=25,
+        after=("pool",),
+        why="the whole of IID",
     ),
-    Step("cmi", f"{_HERE}.runs:cmi_cases", wish=80, least=40, limit=600, after=("pool",), why="CMI"),
-    Step("all", f"{_HERE}.runs:all_cases", wish=100, least=50, limit=600, after=("pool",), why="all losses"),
-    Step("random", f"{_HERE}.runs:random_cases", wish=20, least=15, limit=600, why="random real images beside them"),
-    Step("tuning", f"{_HERE}.checked:tuning_cases", wish=30, limit=120, after=("pool",), why="a shortlist of cuts"),
+    Step(
+        "random",
+        f"{_HERE}.runs:random_cases",
+        wish=20,
+        least=15,
+        limit=600,
+        extra=True,
+        why="random real images beside them",
+    ),
+    Step("cmi", f"{_HERE}.runs:cmi_cases", wish=80, least=40, limit=600, extra=True, after=("pool",), why="CMI"),
+    Step(
+        "all", f"{_HERE}.runs:all_cases", wish=100, least=50, limit=600, extra=True, after=("pool",), why="all losses"
+    ),
+    Step(
+        "tuning",
+        f"{_HERE}.checked:tuning_cases",
+        wish=30,
+        limit=120,
+        extra=True,
+        after=("pool",),
+        why="a shortlist of cuts",
+    ),
 )
 COMMANDS = {"first": FIRST, "second": SECOND}
 STEPS = FIRST + SECOND

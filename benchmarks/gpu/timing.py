@@ -180,10 +180,16 @@ def held(given: Given, setting: Setting, each: str) -> Record:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    found: Record = {"setting": asdict(setting), "contender": each}
     with contender(precision, setting, given.device, graph) as iterate:
         before = torch.cuda.memory_allocated() if given.cuda else 0
-        seconds = [once(given, iterate)["iteration"] for _ in range(2 + HELD)]
-        found: Record = {"setting": asdict(setting), "contender": each, "iteration_seconds": rounded(seconds)}
+        try:
+            seconds = [once(given, iterate)["iteration"] for _ in range(2 + HELD)]
+        except torch.OutOfMemoryError as error:
+            if precision != "published":
+                raise
+            return {"held": found | {"out_of_memory": str(error)[:300]}}  # a finding, not a failure
+        found["iteration_seconds"] = rounded(seconds)
         if given.cuda:
             found["peak_bytes"] = {
                 "before": before,
