@@ -97,6 +97,9 @@ def summary(found: list[Record]) -> Iterator[str]:
     yield ""
     wrong = [it for it in cases if is_wrong(it)]
     yield f"{len(wrong)} of {len(cases)} cases failed." if wrong else f"None of {len(cases)} cases failed."
+    compiled = sum(len(it.get("compiled", ())) for it in cases)
+    if compiled:
+        yield f"Triton compiled {compiled} kernels that no cache had."
     if wrong:
         yield ""
         yield "| step | case | | |"

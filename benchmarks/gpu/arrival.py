@@ -16,7 +16,13 @@ from benchmarks.gpu.case import Given, NotHere, Record, Wrong
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "gpu-bundle"
-ABOUT, CACHE, IMAGES, AGAIN = "bundle.json", "triton.tar.xz", "cifar10.npz", "again.json"
+ABOUT, EXTENSIONS, CACHE, IMAGES, AGAIN = (
+    "bundle.json",
+    "extensions.tar.xz",
+    "triton.tar.xz",
+    "cifar10.npz",
+    "again.json",
+)
 
 
 def arrive(bundle: Path, work: Path) -> dict[str, Any]:
@@ -27,7 +33,7 @@ def arrive(bundle: Path, work: Path) -> dict[str, Any]:
         return found
     about = json.loads((bundle / ABOUT).read_text())
     os.environ.setdefault("COMMIT", about["commit"])
-    found["extensions"] = place_extensions(bundle, ROOT)
+    found["extensions"] = place_extensions(bundle / EXTENSIONS, ROOT)
     if (bundle / CACHE).exists():
         os.environ["TRITON_CACHE_DIR"] = str(unpack_cache(bundle / CACHE, work / "triton"))
         found["cache"] = about.get("cache")
@@ -49,13 +55,16 @@ def link_kernels(root: Path) -> None:
         link.symlink_to(Path("..") / "kernels")
 
 
-def place_extensions(bundle: Path, root: Path) -> list[str]:
-    """Copies what this Python can load; another Python's would only be in the way."""
+def place_extensions(packed: Path, root: Path) -> list[str]:
+    """Unpacks what this Python can load; another Python's would only be in the way."""
+    if not packed.exists():
+        return []
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    found = sorted(bundle.glob(f"*{suffix}"))
-    for path in found:
-        shutil.copy2(path, root / "ddfast" / path.name)
-    return [path.name for path in found]
+    with tarfile.open(packed) as archive:
+        found = [name for name in archive.getnames() if name.endswith(suffix)]
+        for name in found:
+            archive.extract(name, root / "ddfast", filter="data")
+    return found
 
 
 def unpack_cache(packed: Path, folder: Path) -> Path:

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu bundle [--data FOLDER]     by the Python whose versions the GPU machine has
     python -m benchmarks.gpu bundle --check             unpacks it in another folder, and uses all of it there
 
-FOLDER holds CIFAR-10 as train.npz, test.npz and classes.txt. Without it no images are packed, and those that an earlier
-bundle holds stay. Build it last: every change of a kernel, of csrc/ or of a network makes a part of it useless.
+FOLDER holds CIFAR-10 as train.npz, test.npz and classes.txt; without it, images that are there already stay. Build it
+last: every change of a kernel, of csrc/ or of a network makes a part of it useless.
 """
 
 import argparse
@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import arrival, images
-from benchmarks.gpu.arrival import ABOUT, BUNDLE, CACHE, IMAGES, ROOT
+from benchmarks.gpu.arrival import ABOUT, BUNDLE, CACHE, EXTENSIONS, IMAGES, ROOT
 
 MADE = ROOT / "build" / "gpu"  # what is compiled on the way, to be used again
 MOST = 60 * 2**20  # bytes of bundle and checkout together
 NEEDED = (".cubin", ".json", ".so")  # of a compiled kernel: the texts on the way to it are not read
+PARTS = ("extensions", "cache", "images")
 ARRIVED = "--arrived"
 
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", default=[], help="of Triton's cache: parts of the names of what is done")
     parser.add_argument("--check", action="store_true")
     parser.add_argument(ARRIVED, action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--without", nargs="*", default=[], choices=("extensions", "cache", "images"))
+    parser.add_argument("--without", nargs="*", default=[], choices=PARTS, help="parts that stay as they are")
     options = parser.parse_args(arguments)
     if options.arrived:
         return print_use(options.only)
@@ -46,15 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return check(BUNDLE, options.only)
     BUNDLE.mkdir(exist_ok=True)
     arrival.link_kernels(ROOT)
-    about: dict[str, Any] = {"commit": _git("rev-parse", "--short", "HEAD").strip(), "versions": versions()}
+    about: dict[str, Any] = json.loads((BUNDLE / ABOUT).read_text()) if (BUNDLE / ABOUT).exists() else {}
+    about |= {"commit": _git("rev-parse", "--short", "HEAD").strip(), "versions": versions()}
     if "extensions" not in options.without:
-        about["extensions"] = build_extensions(BUNDLE)
+        about["extensions"] = pack_extensions(build_extensions(), BUNDLE / EXTENSIONS)
     if "cache" not in options.without:
         about["cache"] = fill_cache(BUNDLE / CACHE, options.only, options.minutes)
     if options.data and "images" not in options.without:
         about["images"] = images.pack(options.data, BUNDLE / IMAGES)
-    elif (BUNDLE / ABOUT).exists() and (BUNDLE / IMAGES).exists():
-        about["images"] = json.loads((BUNDLE / ABOUT).read_text()).get("images")
     (BUNDLE / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
     return show_sizes()
 
@@ -64,7 +64,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def build_extensions(target: Path) -> list[str]:
+def build_extensions() -> list[Path]:
     """Both native halves for this Python and this PyTorch, csrc/cuda for every architecture of setup.py."""
     shutil.rmtree(MADE / "lib", ignore_errors=True)
     command = [sys.executable, "setup.py", "build_ext"]
@@ -74,10 +74,13 @@ def build_extensions(target: Path) -> list[str]:
     built = [MADE / "lib" / "ddfast" / f"{name}{suffix}" for name in ("_C", "_C_cuda")]
     if done.returncode or not all(path.exists() for path in built):
         raise SystemExit(f"the extensions were not built:\n{(done.stdout + done.stderr)[-4000:]}")
-    for old in target.glob("*.so"):
-        old.unlink()
-    for path in built:
-        shutil.copy2(path, target / path.name)
+    return built
+
+
+def pack_extensions(built: Sequence[Path], packed: Path) -> list[str]:
+    with tarfile.open(packed, "w:xz", preset=6) as archive:
+        for path in built:
+            archive.add(path, path.name)
     return [path.name for path in built]
 
 

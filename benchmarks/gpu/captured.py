@@ -14,6 +14,7 @@ from benchmarks.iterations import Setting, engine
 from ddfast import keyed
 from ddfast.augment import DRAWS, parse_strategy, tabulate, transform
 from ddfast.distill.config import Config
+from ddfast.distill.setup import find_device
 from ddfast.operators.backends import BACKENDS
 from tests import oracle
 from tests.oracle import Loss
@@ -98,6 +99,7 @@ def _far(one: Tensor, other: Tensor) -> float:
 
 
 def iteration_cases(given: Given) -> Iterator[Case]:
+    find_device("auto")  # cuDNN as in a run
     for method in METHODS:
         for precision in PRECISIONS if method == METHODS[0] else given.pick(PRECISIONS, PRECISIONS[:1]):
             run = partial(captured_iteration, given, method, precision)

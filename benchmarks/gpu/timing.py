@@ -158,6 +158,7 @@ def once(given: Given, iterate: Callable[[], Any]) -> dict[str, float]:
 
 
 def memory_cases(given: Given) -> Iterator[Case]:
+    find_device("auto")
     for name, setting in settings(given).items():
         for each in CONTENDERS:
             yield Case(f"memory {name} {each}", partial(held, given, setting, each), limit=60)

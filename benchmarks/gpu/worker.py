@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -24,6 +24,7 @@ from benchmarks.gpu.case import Case, Given, NotHere, Record, Wrong, is_wrong
 
 Say = Callable[[Record], None]
 NONE = 5  # exit code where no case was wanted
+COMPILED: list[str] = []
 PREPARING = "(preparing a case)"
 TRACE = 1200  # characters of a traceback that are kept
 
@@ -62,7 +63,9 @@ def carry_out(cases: Iterator[Case], given: Given, done: Sequence[str], say: Say
 
 
 def run(case: Case) -> Record:
+    """What a case found, its seconds, and the kernels that Triton compiled for it and had in no cache."""
     begun = time.perf_counter()
+    COMPILED.clear()
     try:
         record: Record = {"status": "passed", **(case.run() or {})}
     except NotHere as refusal:
@@ -71,7 +74,22 @@ def run(case: Case) -> Record:
         record = {"status": "failed", "error": str(wrong), **wrong.found}
     except Exception as error:
         record = _failed(error)
+    if COMPILED:
+        record["compiled"] = list(COMPILED)
     return {**record, "seconds": round(time.perf_counter() - begun, 4)}
+
+
+def listen_to_compiler() -> None:
+    """From now on COMPILED has the names of kernels that no cache had."""
+    if not torch.cuda.is_available():
+        return
+    import triton
+
+    def compiled(*, src: Any, cache_hit: bool, **_: Any) -> None:
+        if not cache_hit:
+            COMPILED.append(str(getattr(src, "name", src)))
+
+    triton.knobs.compilation.listener = compiled
 
 
 def _failed(error: Exception) -> Record:
@@ -144,6 +162,7 @@ def main() -> None:
         channel.write(json.dumps(message) + "\n")
         channel.flush()
 
+    listen_to_compiler()
     serve(sys.stdin, say)
 
 
