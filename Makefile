@@ -4,9 +4,11 @@
 # test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
 # sanitize the native operators under GCC's sanitizers of addresses, undefined behaviour, leaks and threads
 # bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
-# kernels  compiles every Triton kernel for GPUs that need not be there: registers, spills, tensor-core instructions
+# kernels  compiles every Triton kernel for GPUs that need not be there, with .venv's Triton and the oldest supported one
+# versions builds ddfast on Python 3.12 with the oldest versions and on 3.13 with the newest, and runs a sample of the tests
 # gpu      minutes on a GPU, with the packages PYTHON has, no network (docs/gpu.md): RUN=first|second SECONDS=300 OUT=folder
-# gpu-bundle  what is carried to a machine without network      gpu-rehearse  both commands on the CPU, and their archives read
+# gpu-bundle    what is carried to a machine without network, by GPU_PYTHON, whose versions are that machine's
+# gpu-rehearse  both commands on the CPU at toy sizes, and their archives read
 #
 # To choose otherwise:  make install PYTHON=python3.12 CONSTRAINTS=my.txt  (CONSTRAINTS=/dev/null: no constraint)
 
@@ -20,7 +22,7 @@ SECONDS ?= 300
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint kernels sanitize bench bench-quick gpu gpu-bundle gpu-rehearse clean
+.PHONY: install demo test test-full lint kernels versions sanitize bench bench-quick gpu gpu-bundle gpu-rehearse clean
 
 install: $(STAMP)
 
@@ -42,6 +44,7 @@ test: $(STAMP)
 test-full: $(STAMP)
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -k 'triton or emulated'
+	tests/versions suites
 
 $(VENV)/.linted: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[lint]'
@@ -53,8 +56,12 @@ lint: $(VENV)/.linted
 	$(BIN)/mypy
 
 kernels: $(STAMP)
-	$(BIN)/python -m benchmarks.kernels
-	@if command -v nvcc > /dev/null; then $(BIN)/python -m benchmarks.kernels --cuda; else echo 'no nvcc: csrc/cuda is not compiled'; fi
+	$(BIN)/python -m benchmarks.kernels --check
+	PYTHONPATH=$$(PYTHON=$(BIN)/python tests/versions triton) $(BIN)/python -m benchmarks.kernels --chips H100 --check
+	@if command -v nvcc > /dev/null; then $(BIN)/python -m benchmarks.kernels --cuda --check; else echo 'no nvcc: csrc/cuda is not compiled'; fi
+
+versions:
+	tests/versions suites
 
 sanitize: $(STAMP)
 	PYTHON=$(BIN)/python csrc/sanitize/run thread

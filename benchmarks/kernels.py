@@ -3,7 +3,8 @@
     python -m benchmarks.kernels                 prints registers, spills and machine instructions of each
     python -m benchmarks.kernels --json FILE     ... and writes them, with versions and commit
     python -m benchmarks.kernels --compare OLD   ... and prints what differs from such a file
-    python -m benchmarks.kernels --write         ... into docs/kernels.md, beside what the file has of other versions
+    python -m benchmarks.kernels --write         ... into benchmarks/results/compiled and docs/kernels.md
+    python -m benchmarks.kernels --check         ... and exits 1 if these are of other kernels
     python -m benchmarks.kernels --cuda          what nvcc makes of csrc/cuda, by the flags of setup.py
 
 The operators themselves run (calls.py), and what they would launch is compiled instead: so the table shows the
@@ -14,9 +15,6 @@ than a block may have, or has a product that did not become a tensor-core instru
 import argparse
 import multiprocessing
 import os
-import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,22 +31,19 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
+from benchmarks import nvcc
 from benchmarks.calls import Call, blocks, losses
-from benchmarks.compiled import PRODUCTS, Row, differences, line, read_sass, save
+from benchmarks.compiled import COMPILED, PRODUCTS, Row, differences, line, outdated, page, read_sass, save
 from benchmarks.environment import ROOT
 from benchmarks.files import load_json
 from benchmarks.workloads import WORKLOADS
 from ddfast.kernels.tiling import Chip
 from ddfast.operators import triton_blocks, triton_complexity, triton_matching
 
+PAGE = ROOT / "docs" / "kernels.md"
 CHIPS = {"A100": Chip(80, 108), "H100": Chip(90, 132), "B200": Chip(100, 148)}
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
-FEATURES = {"ff": "float32", "dd": "float64", "f6__half": "float16", "f13__nv_bfloat16": "bfloat16"}  # as mangled
-PTXAS = (
-    r"entry function '(\S+)' for '(\w+)'[\s\S]*?"
-    r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads[\s\S]*?Used (\d+) registers"
-)
 
 
 @dataclass(frozen=True)
@@ -176,9 +171,15 @@ class Configuration:
         built = self.launch.compile(CHIPS[self.chip].arch)
         return {
             "kernel": self.launch.kernel.__name__,
-            **{"workload": self.workload, "dtype": self.dtype, "chip": self.chip},
-            **{"programs": self.launch.programs, "warps": self.launch.warps, **built.usage},
-            **{"shared": built.shared, "blocks": built.blocks, "sass": built.instructions},
+            "workload": self.workload,
+            "dtype": self.dtype,
+            "chip": self.chip,
+            "programs": self.launch.programs,
+            "warps": self.launch.warps,
+            **built.usage,
+            "shared": built.shared,
+            "blocks": built.blocks,
+            "sass": built.instructions,
             "complaint": ", ".join(built.complaints),
         }
 
@@ -209,43 +210,42 @@ def _row(number: int) -> Row:
     return _found[number].row()
 
 
-def cuda_rows() -> Iterator[Row]:
-    """Builds ddfast._C_cuda for every architecture and reads what ptxas says of each kernel."""
-    for made in ROOT.glob("build/temp*/csrc/cuda"):  # what was compiled before says nothing again
-        shutil.rmtree(made)
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    built = subprocess.run(command, cwd=ROOT, env=os.environ | {"FORCE_CUDA": "1"}, capture_output=True, text=True)
-    said = built.stdout + built.stderr
-    if built.returncode or "is not built" in said or not re.search(PTXAS, said):
-        raise SystemExit(f"ddfast._C_cuda was not built:\n{said}")
-    for name, arch, stack, stores, loads, registers in re.findall(PTXAS, said):
-        (types,) = re.findall(r"match\w*?I(.*?)E", name)
-        counts = {"registers": int(registers), "stack": int(stack), "spills": int(stores) + int(loads)}
-        complaint = "spills" if counts["stack"] or counts["spills"] else ""
-        yield {"kernel": f"match<{FEATURES[types]}>", "architecture": arch, **counts, "complaint": complaint}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="... and writes it, compressed if it ends in .gz")
     parser.add_argument("--compare", type=Path, metavar="OLD", help="... and prints what differs from that file")
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--write", action="store_true", help="... and writes docs/kernels.md and what it shows")
+    parser.add_argument("--check", action="store_true", help="... and fails where docs/kernels.md is of other kernels")
+    parser.add_argument("--cuda", action="store_true", help="of csrc/cuda by nvcc, instead of kernels/ by Triton")
     parser.add_argument("--chips", nargs="*", default=list(CHIPS), choices=list(CHIPS))
     parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=list(WORKLOADS))
     options = parser.parse_args()
-    rows, failures = [], 0
-    made = cuda_rows() if options.cuda else compiled(list(configurations(options.workloads, options.chips)))
+    if options.write and (options.chips, options.workloads) != (list(CHIPS), list(WORKLOADS)):
+        parser.error("--write writes all chips and workloads")
+    rows = []
+    made = nvcc.rows() if options.cuda else compiled(list(configurations(options.workloads, options.chips)))
     for row in made:
         print(line(row), flush=True)
         rows.append(row)
-        failures += bool(row["complaint"])
-    print(f"{failures} of {len(rows)} fail, Triton {triton.__version__}")
-    if options.json:
-        save(options.json, rows)
+    failures = sum(bool(row["complaint"]) for row in rows)
+    compiler = nvcc.version() if options.cuda else f"Triton {triton.__version__}"
+    print(f"{failures} of {len(rows)} fail, {compiler}")
+    version = ".".join(triton.__version__.split(".")[:2])
+    kept = COMPILED / ("cuda.json.gz" if options.cuda else f"triton-{version}.json.gz")
+    for path in filter(None, (options.json, kept if options.write else None)):
+        save(path, compiler, rows)
     if options.compare:
         print(*differences(load_json(options.compare)["rows"], rows), sep="\n")
+    shown = PAGE.read_text()
+    expected = page(shown, COMPILED, list(CHIPS))
+    if options.write:
+        PAGE.write_text(expected)
+    elif options.check:
+        stale = outdated(kept, compiler, rows)
+        if not stale and shown != expected:
+            stale = f"{PAGE.name} does not show what is committed: run python -m benchmarks.kernels --write"
+        print(stale or f"{PAGE.name} is current", file=sys.stderr if stale else sys.stdout)
+        failures += bool(stale)
     return int(failures > 0)
 
 

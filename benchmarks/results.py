@@ -1,4 +1,4 @@
-"""A folder of committed results, read: environment.json and what pytest-benchmark wrote, operators*.json or .json.gz."""
+"""A folder of committed results, read: environment.json and what pytest-benchmark wrote, operators*.json[.gz]."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from importlib import metadata
 import torch
 
 import ddfast
-from ddfast.operators import native
+from ddfast.operators import backends, native
 from ddfast.operators.backends import BACKENDS, absent, choose, refusal
 from ddfast.operators.library import SIGNATURES
 
@@ -44,6 +44,15 @@ def info_lines() -> Iterator[str]:
             if used:
                 yield f"  {backend} runs {', '.join(used)}"
             yield from (f"  {reason}" for reason in sorted(_refusals(backend, device)))
+        if name == "cuda" and refusal("cuda", "moment_matching", device) is None:
+            yield f"  moment_matching by {chosen['moment_matching']}: {_origin(device)}"
+
+
+def _origin(device: torch.device) -> str:
+    """Why the backend of moment matching is what it is, where both Triton and CUDA have one."""
+    if backends.measured(device):
+        return "it was measured to be the faster one on this GPU"
+    return "it is predicted to be faster than cuda, and this GPU has no measurement of both"
 
 
 def _native() -> str:

@@ -18,9 +18,17 @@ class Cut(NamedTuple):
 
 @functools.cache
 def table(name: str) -> list[dict[str, int | str]]:
-    """Rows of kernel, d, p, precision and the fields of a Cut; none where nobody has measured."""
+    """Rows of kernel, d, p, precision and the fields of a Cut; none where nobody has measured.
+
+    A row {"kernel": "matching", "backend": "cuda"} says that the CUDA reduction was faster there than Triton's.
+    """
     path = FOLDER / f"{name}.json"
     return json.loads(path.read_text("utf-8")) if name and path.exists() else []
+
+
+def preferred(name: str) -> str | None:
+    """The backend that was faster at moment matching; None where nobody has measured."""
+    return next((str(row["backend"]) for row in table(name) if row["kernel"] == "matching"), None)
 
 
 def measured(kernel: str, d: int, p: int, precision: str, name: str) -> Cut | None:
@@ -29,7 +37,7 @@ def measured(kernel: str, d: int, p: int, precision: str, name: str) -> Cut | No
     def far(row: dict[str, int | str]) -> float:
         return abs(math.log2(int(row["d"]) / d)) + abs(math.log2(int(row["p"]) / p))
 
-    rows = [row for row in table(name) if (row["kernel"], row["precision"]) == (kernel, precision)]
+    rows = [row for row in table(name) if row["kernel"] == kernel and row["precision"] == precision]
     nearest = min(rows, key=far, default=None)
     if nearest is None or far(nearest) > 2:
         return None

@@ -4,13 +4,19 @@ import os
 
 import pytest
 import torch
-from oracle import DEVICES, EACH_KERNEL, runnable
+from oracle import DEVICES, EACH_KERNEL, INTERPRETED, runnable
 
+from ddfast.operators.backends import interpreter_refusal
+
+# Tests that ask for equal bits call PyTorch's convolutions without `find_device`, which says this for every command.
+torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 if torch.cuda.is_available():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
 
 
 def pytest_configure(config):
+    if INTERPRETED and (reason := interpreter_refusal()):
+        raise pytest.UsageError(f"TRITON_INTERPRET=1: {reason}")
     config.addinivalue_line("markers", "operators(*names): the operators which a test's `backend` must implement")
     config.addinivalue_line("markers", "losses(*names): those of the module's LOSSES that a test's `loss` goes through")
 

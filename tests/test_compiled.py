@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compiled import count, differences, line
+from benchmarks.compiled import count, differences, line, outdated, page, save
 from benchmarks.files import load_json, save_json
 from benchmarks.results import Results
 
@@ -53,6 +53,44 @@ def test_what_differs_between_two_results_is_said() -> None:
 def test_a_line_has_every_count_and_the_complaint() -> None:
     shown = line(row(235, {"all": 1816}) | {"complaint": "spills"})
     assert shown == "moments_kernel  c10-ipc10  float32  H100  programs 120  registers 235  all 1816  spills"
+
+
+PAGE = "# Kernels\n\n<!-- triton:begin -->\nold\n<!-- triton:end -->\n\nafter\n"
+
+
+def test_the_page_shows_what_is_committed(tmp_path: Path) -> None:
+    """... of the newest Triton chips side by side, and of every Triton what fails."""
+    spilling = row(255, {"all": 9}) | {"complaint": "spills"}
+    save(tmp_path / "triton-3.6.json.gz", "Triton 3.6.0", [with_usage(spilling)])
+    sass = {"HMMA": 96, "LDG.32": 4, "LDGSTS.128": 30, "STG.128": 8, "all": 1144}
+    chips = [with_usage(row(registers, sass)) | {"chip": chip} for chip, registers in (("A100", 174), ("H100", 181))]
+    save(tmp_path / "triton-3.9.json.gz", "Triton 3.9.0", chips)
+    shown = page(PAGE, tmp_path, ["A100", "H100", "B200"])
+    assert "old" not in shown
+    assert shown.endswith("<!-- triton:end -->\n\nafter\n")
+    assert "| Triton 3.6.0 |" in shown
+    assert "spills |" in next(line for line in shown.splitlines() if line.startswith("| Triton 3.6.0 |"))
+    assert next(line for line in shown.splitlines() if line.startswith("| moments_kernel ")) == (
+        "| moments_kernel | c10-ipc10 | 174 / 181 / – | 2 / 2 / – | 32 / 32 / – | 1144 / 1144 / – | 96 HMMA |"
+        " 4 LDG.32, 30 LDGSTS.128 | 8 STG.128 |"
+    )
+    assert page(shown, tmp_path, ["A100", "H100", "B200"]) == shown
+
+
+def with_usage(row: dict[str, object]) -> dict[str, object]:
+    return row | {"stack": 0, "spills": 0, "shared": 32768, "blocks": 2}
+
+
+def test_a_page_of_other_kernels_is_found_out(tmp_path: Path) -> None:
+    kept, rows = tmp_path / "triton-3.9.json.gz", [row(181, {"all": 9}), row(40, {"all": 7}) | {"chip": "B200"}]
+    save(kept, "Triton 3.9.0", rows)
+    assert outdated(kept, "Triton 3.9.0", rows) is None
+    assert outdated(kept, "Triton 3.9.0", rows[:1]) is None, "one chip alone is compared with its own rows"
+    assert outdated(kept, "Triton 3.9.1", [row(9, {})]) is None, "another compiler gives other counts"
+    stale = outdated(kept, "Triton 3.9.0", [row(181, {"all": 8}), rows[1]])
+    assert stale is not None
+    assert stale.startswith("moments_kernel c10-ipc10 float32 H100: all 9 -> 8\n")
+    assert outdated(kept, "Triton 3.9.0", [*rows, rows[0]]) is not None
 
 
 @pytest.mark.parametrize("name", ["operators.json", "operators.json.gz"])

@@ -1,6 +1,7 @@
 """What all losses have in common: autograd, precision, determinism, schemas, compilation, and the choice of backend."""
 
 import inspect
+import json
 
 import pytest
 import torch
@@ -530,6 +531,53 @@ def test_the_default_is_what_is_there(monkeypatch, pretend):
     assert backends.choose("class_moments", cpu, None) == "cpp"
     assert backends.choose("class_moments", cuda, None) == "triton"
     assert backends.choose("class_moments", cpu, "reference") == "reference"
+
+
+def test_triton_comes_before_cuda_until_a_measurement_of_the_gpu_says_otherwise(monkeypatch, pretend):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(backends, "faster", {})
+    for name in ("triton", "cuda"):
+        pretend(name, "moment_matching")
+    assert backends.choose("moment_matching", gpu, None) == "triton"
+    monkeypatch.setitem(backends.faster, "cuda", lambda device: "cuda" if device == gpu else None)
+    assert backends.choose("moment_matching", gpu, None) == "cuda"
+    assert backends.choose("moment_matching", torch.device("cuda", 1), None) == "triton"
+    monkeypatch.setitem(backends.implemented, "cuda", set())
+    assert backends.choose("moment_matching", gpu, None) == "triton", "what was measured and is not here"
+
+
+def test_the_table_of_a_gpu_names_the_faster_backend(tmp_path, monkeypatch):
+    from ddfast.kernels import tables
+
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    cut = {
+        "kernel": "moments",
+        "d": 128,
+        "p": 16,
+        "precision": "float32",
+        "block": 64,
+        "step": 32,
+        "warps": 8,
+        "stages": 3,
+    }
+    for name, rows in {"quick": [cut, {"kernel": "matching", "backend": "cuda"}], "slow": [cut]}.items():
+        (tmp_path / f"{name}-of-a-test.json").write_text(json.dumps(rows))
+    assert tables.preferred("quick-of-a-test") == "cuda"
+    assert tables.preferred("slow-of-a-test") is None
+    assert tables.preferred("") is None
+    assert tables.measured("moments", 128, 16, "float32", "quick-of-a-test") == (64, 32, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "runs"), [("3.6.0", "2.3.5", True), ("3.6.0", "2.4.0", False), ("3.10.1", "2.5.2", True)]
+)
+def test_the_interpreter_says_which_numpy_it_needs(triton, numpy, runs, monkeypatch):
+    monkeypatch.setattr(backends.metadata, "version", {"triton": triton, "numpy": numpy}.__getitem__)
+    reason = backends.interpreter_refusal.__wrapped__()
+    assert (reason is None) == runs
+    assert runs or reason == (
+        "the interpreter of Triton 3.6.0 does not run with NumPy 2.4.0: install 'numpy<2.4' or 'triton>=3.7'"
+    )
 
 
 @pytest.mark.parametrize(

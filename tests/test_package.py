@@ -68,7 +68,7 @@ class TestSource:
 
     @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout")
     def test_a_clone_stays_light(self) -> None:
-        """Raw samples are kept compressed, superseded results are not kept: a machine without network gets all of it."""
+        """Raw samples are kept compressed, superseded results are not kept: whoever clones gets all of it."""
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         sizes = {
             name: (ROOT / name).stat().st_size for name in filter(None, listed.split("\0")) if (ROOT / name).exists()

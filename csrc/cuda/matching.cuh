@@ -16,6 +16,7 @@ namespace {
 
 constexpr int PART = 32, ROWS = 8, EACH = PART / ROWS;  // a thread has a column of the part, and EACH of its rows
 constexpr int THREADS = PART * ROWS, CHUNK = 16;        // positions of the sums that are multiplied at a time
+constexpr int LOADS = 4;  // splits that are read at a time: their loads wait for memory together, not one after another
 
 template <class T>
 struct Shared {
@@ -49,13 +50,34 @@ __device__ T block_sum(T value, Shared<T>& shared) {
   return shared.reduced[0];
 }
 
+// Adds `COUNT` rows of elements over the splits, each in the order of the splits; at[r] is null where there is no element.
+template <int COUNT, class T>
+__device__ void add_splits(const T* (&at)[COUNT], int64_t stride, int64_t splits, T (&sum)[COUNT]) {
+  for (int64_t first = 0; first < splits; first += LOADS) {
+    T held[LOADS][COUNT];
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i)
+#pragma unroll
+      for (int r = 0; r < COUNT; ++r) held[i][r] = at[r] && first + i < splits ? at[r][i * stride] : T(0);
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i)
+#pragma unroll
+      for (int r = 0; r < COUNT; ++r) sum[r] += held[i][r];  // past the last split 0, which changes no sum
+#pragma unroll
+    for (int r = 0; r < COUNT; ++r)
+      if (at[r]) at[r] += LOADS * stride;
+  }
+}
+
 template <class T>
 __device__ T total(const Matching& m, const Side& side, int64_t k, int64_t d, int64_t p) {
-  T sum = 0;
+  const int64_t stride = m.classes * m.descriptors * m.positions;
+  const T* at[1] = {nullptr};
   if (d < m.descriptors && p < m.positions)
-    for (int64_t split = side.first_split; split < side.first_split + side.splits; ++split)
-      sum += static_cast<const T*>(m.sums)[((split * m.classes + k) * m.descriptors + d) * m.positions + p];
-  return sum;
+    at[0] = static_cast<const T*>(m.sums) + side.first_split * stride + (k * m.descriptors + d) * m.positions + p;
+  T sum[1] = {};
+  add_splits(at, stride, side.splits, sum);
+  return sum[0];
 }
 
 // Sigma of one side, in part (u, v): row u·PART + threadIdx.y + ROWS·r, column v·PART + threadIdx.x.
@@ -73,15 +95,16 @@ __device__ void second_moment(const Matching& m, const Side& side, int64_t k, in
   }
   const int i = u * PART / m.block, j = v * PART / m.block;
   const int64_t area = int64_t(m.block) * m.block;
-  for (int r = 0; r < EACH; ++r) sigma[r] = 0;
-  for (int64_t split = side.first_split; split < side.first_split + side.splits; ++split) {
-    const T* tile = static_cast<const T*>(m.products) + ((split * m.classes + k) * m.tiles + j * (j + 1) / 2 + i) * area;
-    for (int r = 0; r < EACH; ++r) {
-      const int64_t row = int64_t(u) * PART + threadIdx.y + ROWS * r;
-      if (row < int64_t(i + 1) * m.block && column < int64_t(j + 1) * m.block)
-        sigma[r] += tile[row % m.block * m.block + column % m.block];
-    }
+  const int64_t stride = m.classes * m.tiles * area;
+  const T* tile = static_cast<const T*>(m.products) + side.first_split * stride + (k * m.tiles + j * (j + 1) / 2 + i) * area;
+  const T* at[EACH];
+  for (int r = 0; r < EACH; ++r) {
+    const int64_t row = int64_t(u) * PART + threadIdx.y + ROWS * r;
+    const bool inside = row < int64_t(i + 1) * m.block && column < int64_t(j + 1) * m.block;
+    at[r] = inside ? tile + row % m.block * m.block + column % m.block : nullptr;
+    sigma[r] = 0;
   }
+  add_splits(at, stride, side.splits, sigma);
   T square[EACH] = {};
   for (int64_t start = 0; start < m.positions; start += CHUNK) {
     __syncthreads();

@@ -1,8 +1,13 @@
 """The cuda backend of moment matching: Triton's moments, merged and compared by one CUDA launch of ddfast._C_cuda."""
 
+import functools
+
 import torch
 from torch import Tensor
 
+from ddfast.kernels import tables
+from ddfast.operators import backends
+from ddfast.operators.launch import chip_of
 from ddfast.operators.library import implement, internal
 from ddfast.operators.schemas import MATCHED
 from ddfast.operators.triton_matching import Partials, matching_by, moment_matching_backward
@@ -33,3 +38,11 @@ def _match(
 
 for _operator in (*matching_by(_match, counted=True), moment_matching_backward):
     implement("cuda", _operator.__name__, _operator, "CUDA")
+
+
+@functools.cache
+def _measured(device: torch.device) -> str | None:
+    return tables.preferred(chip_of(device).name) if torch.cuda.is_available() else None
+
+
+backends.faster["cuda"] = _measured
