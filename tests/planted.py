@@ -17,6 +17,7 @@ def cases(given: Given) -> Iterator[Case]:
     yield Case("kills itself", lambda: os.kill(os.getpid(), signal.SIGKILL))
     yield Case("after the kill", lambda: {"process": os.getpid()})
     yield Case("hangs", lambda: time.sleep(1000), limit=1)
+    yield Case("after the hang", lambda: {"process": os.getpid()})
     yield Case("breaks CUDA", _poison)
     yield Case("after the broken CUDA", lambda: {"process": os.getpid()})
     yield Case("exits", lambda: os._exit(3))
