@@ -203,7 +203,9 @@ def test_groups_name_the_files_where_they_are_now(tmp_path):
     folder = tmp_path / "cache" / "KEY"
     folder.mkdir(parents=True)
     (folder / "k.cubin").write_bytes(b"code")
-    (folder / "__grp__k.json").write_text(json.dumps({"child_paths": {"k.cubin": "/elsewhere/KEY/k.cubin"}}))
+    (folder / "k.ttir").write_text("not carried")
+    paths = {name: f"/elsewhere/KEY/{name}" for name in ("k.cubin", "k.ttir")}
+    (folder / "__grp__k.json").write_text(json.dumps({"child_paths": paths}))
     bundle.pack_cache(tmp_path / "cache", tmp_path / "cache.tar.xz")
     arrived = arrival.unpack_cache(tmp_path / "cache.tar.xz", tmp_path / "new")
     group = json.loads((arrived / "KEY" / "__grp__k.json").read_text())

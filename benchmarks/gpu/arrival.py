@@ -78,11 +78,12 @@ def unpack_cache(packed: Path, folder: Path) -> Path:
 
 
 def rewrite_groups(folder: Path) -> int:
-    """A group lists the files of a compiled kernel by absolute paths; how many were rewritten."""
+    """A group lists all files of a compiled kernel by absolute paths; how many of them are here."""
     count = 0
     for path in folder.rglob("__grp__*"):
         group = json.loads(path.read_text())
-        group["child_paths"] = {name: str(path.parent / Path(old).name) for name, old in group["child_paths"].items()}
+        here = {name: path.parent / Path(old).name for name, old in group["child_paths"].items()}
+        group["child_paths"] = {name: str(new) for name, new in here.items() if new.exists()}
         path.write_text(json.dumps(group))
         count += len(group["child_paths"])
     return count
