@@ -119,7 +119,12 @@ def tables(folder: Path, chips: list[str]) -> dict[str, list[str]]:
     newest = list(found.values())[-1]
     summary = ["| compiler | commit | configurations | that fail |", "|---|---|--:|---|"]
     for held in found.values():
-        bad = [line(row) for row in held["rows"] if row["complaint"]]
+        bad = [
+            f"{row['kernel']}, {row['workload']}, {row['dtype']}, {row['chip']}: {row['complaint']}"
+            + (f", {row['stack']} bytes of stack" if row["stack"] else "")
+            for row in held["rows"]
+            if row["complaint"]
+        ]
         cells = held["compiler"], held["commit"], len(held["rows"]), "<br>".join(bad) or "none"
         summary.append(f"| {' | '.join(map(str, cells))} |")
     head = ["kernel", "first workload", "registers", "blocks", "shared memory in KiB", "instructions"]
