@@ -29,7 +29,7 @@ from tests import oracle
 
 CHIPS = {"H100": H100}  # and the H200, whose processor is the same
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-SMALL = {"ipc": 10, "real": 32}  # what a kernel is specialised by does not depend on the number of images
+SMALL = {"classes": 2, "real": 32}  # what a kernel is specialised by does not depend on how many there are
 
 Work = Callable[[], Any]
 

@@ -12,16 +12,21 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks import roofline
+from benchmarks.calls import losses
 from benchmarks.environment import ROOT
 from benchmarks.floors import floor
-from benchmarks.kernels import CHIPS
+from benchmarks.kernels import CHIPS, launches
 from benchmarks.workloads import WORKLOADS
 
 # Seconds of float32 forward and backward in a graph on an H100, from an audit of the SASS before it was acted upon.
 PREDICTED = {("moment_matching", "c10-ipc10"): 33e-6, ("moment_matching", "tiny-ipc50"): 420e-6}
 BEGIN, END = "<!-- predictions:begin -->", "<!-- predictions:end -->"
 CARD = "H100"
+LAUNCH = 1.5e-6  # seconds that a kernel of a graph takes at least
+SHOWN = ("c10-ipc10", "c10-ipc50", "tiny-ipc50", "tiny-rows-ipc10")
 
 
 def tables() -> Iterator[str]:
@@ -43,11 +48,27 @@ def tables() -> Iterator[str]:
         yield f"| {workload.name} | **all**, floor {1e6 * least:.1f} µs | | | | | {' | '.join(times)} |"
 
 
+def least() -> Iterator[str]:
+    """Every operator in float32 with its gradient: the floor of its bytes and products, and that of its launches."""
+    yield "| operator | workload | launches | of bytes and products | of launches | no faster than |"
+    yield "|---|---|--:|--:|--:|--:|"
+    for name in SHOWN:
+        workload = WORKLOADS[name]
+        counts = [len(launches([call], CHIPS[CARD])) for call in losses(workload, torch.float32)]
+        both = {"moment_matching": (0, 1), "class_moments": (2,), "class_complexity": (3, 4), "augment": (5, 6)}
+        for operator, calls in both.items():
+            direction = "forward" if len(calls) == 1 else "both"
+            count = sum(counts[number] for number in calls)
+            moved = floor(operator, workload, direction).seconds(roofline.CARDS[CARD])
+            times = (f"{1e6 * seconds:.1f} µs" for seconds in (moved, count * LAUNCH, max(moved, count * LAUNCH)))
+            yield f"| {operator} | {name} | {count} | {' | '.join(times)} |"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
-    lines = list(tables())
+    lines = [*tables(), "", *least()]
     print("\n".join(lines))
     if options.write:
         write(ROOT / "docs" / "gpu.md", lines)
