@@ -57,7 +57,8 @@ def iterate(losses: str, precision: str) -> None:
     from benchmarks.iterations import Setting, engine
 
     setting = Setting(losses=losses, **SMALL)
-    distiller, state = engine(setting.config(precision), setting, torch.device("cpu"))
+    config = setting.config(precision).replace(queue_steps=1)
+    distiller, state = engine(config, setting, torch.device("cpu"))
     distiller.iterate(state)
 
 

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, help="default: benchmarks/results")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     options = parser.parse_args(arguments)
+    wrong: list[str] = []
     for archive in options.archives:
         with tempfile.TemporaryDirectory() as temporary:
             found = read(archive, Path(temporary))
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(target)
         print((target / f"{about['command']}.md").read_text())
         print("\n".join(compared(found)))
-        keep_failures(found, BUNDLE)
+        wrong += failures(found)
+    if BUNDLE.exists():  # the second command repeats them
+        (BUNDLE / AGAIN).write_text(json.dumps(wrong, indent=1) + "\n")
     if options.into is None:
         report.update(options.readme, RESULTS, check=False)
     return 0
@@ -103,11 +106,10 @@ def peaks_of(found: list[Record]) -> Iterator[tuple[tuple[str, str], int]]:
             yield (name, record["held"]["contender"]), peak["allocated"] - peak["before"]
 
 
-def keep_failures(found: list[Record], bundle: Path) -> None:
-    """The list that the second command repeats; it travels with the bundle."""
-    wrong = [f"{it['step']}: {it['case']}" for it in found if it["kind"] == "case" and is_wrong(it)]
-    if bundle.exists():
-        (bundle / AGAIN).write_text(json.dumps(wrong, indent=1) + "\n")
+def failures(found: list[Record]) -> list[str]:
+    """As "STEP: CASE"; what failed when it was done again keeps the name of the step that it is of."""
+    wrong = [it for it in found if it["kind"] == "case" and is_wrong(it)]
+    return [it["case"] if it["step"] == "again" else f"{it['step']}: {it['case']}" for it in wrong]
 
 
 def compared(found: list[Record]) -> Iterator[str]:
