@@ -172,9 +172,8 @@ class Session:
         untried: list[str] = []
         reason = ""
         while True:
-            left = begun + given - time.monotonic()
             worker = self._worker()
-            asked = {"step": step.name, "toy": self.toy, "work": str(self.work), "seconds": left}
+            asked = {"step": step.name, "toy": self.toy, "work": str(self.work), "until": begun + given}
             worker.ask(asked | {"done": done, "again": list(self.again)})
             ended = self._follow(worker, step, begun + given, done, untried)
             if ended == "finished":
