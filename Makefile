@@ -6,7 +6,9 @@
 # bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
 # kernels  compiles every Triton kernel for GPUs that need not be there, with .venv's Triton and the oldest supported one
 # versions builds ddfast on Python 3.12 with the oldest versions and on 3.13 with the newest, and runs a sample of the tests
-# gpu      all that needs a GPU, with the packages PYTHON has, no network; PARTS="tests bench" OUT=folder COMMIT=name
+# gpu      minutes on a GPU, with the packages PYTHON has, no network (docs/gpu.md): RUN=first|second SECONDS=300 OUT=folder
+# gpu-bundle    what is carried to a machine without network, by GPU_PYTHON, whose versions are that machine's
+# gpu-rehearse  both commands on the CPU at toy sizes, and their archives read
 #
 # To choose otherwise:  make install PYTHON=python3.12 CONSTRAINTS=my.txt  (CONSTRAINTS=/dev/null: no constraint)
 
@@ -14,11 +16,13 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),/dev/null,constraints/cpu.txt)
 DEMO_RUN ?= runs/demo
+RUN ?= first
+SECONDS ?= 300
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint kernels versions sanitize bench bench-quick gpu clean
+.PHONY: install demo test test-full lint kernels versions sanitize bench bench-quick gpu gpu-bundle gpu-rehearse clean
 
 install: $(STAMP)
 
@@ -73,8 +77,29 @@ bench-quick: $(STAMP)
 	$(BIN)/python -m pytest benchmarks --scale quick --benchmark-quiet
 
 gpu:
-	@$(PYTHON) -c "import ddfast.kernels" 2> /dev/null || ln -sfn ../kernels ddfast/kernels
-	$(PYTHON) -m benchmarks.gpu --parts $(PARTS) $(if $(OUT),--out $(OUT))
+	$(PYTHON) -m benchmarks.gpu $(RUN) --seconds $(SECONDS) $(if $(OUT),--out $(OUT))
+
+# What the GPU machine has: its Python and its packages, which everything that is carried must be made by.
+GPU_VENV := .venv-gpu
+GPU_PYTHON ?= $(GPU_VENV)/bin/python
+GPU_BASE ?= python3.12
+GPU_PACKAGES := torch==2.11.0 triton==3.6.0 'numpy>=2.5,<2.6' 'setuptools>=77' pillow pytest hypothesis safetensors typer rich
+
+$(GPU_VENV)/bin/python:
+	$(GPU_BASE) -m venv $(GPU_VENV)
+	$@ -m pip install --quiet $(GPU_PACKAGES)
+
+gpu-bundle: $(filter $(GPU_VENV)/%,$(GPU_PYTHON))
+	@data=$${DDFAST_DATA:-none}/cifar10; \
+	if [ ! -f "$$data/train.npz" ] && [ -f ../shared/data/unpack.py ]; then \
+	    data=build/gpu/cifar10; [ -f $$data/train.npz ] || $(GPU_PYTHON) ../shared/data/unpack.py cifar10 $$data; fi; \
+	[ -f "$$data/train.npz" ] || { echo 'no images: DDFAST_DATA must name a folder with cifar10/train.npz'; data=; }; \
+	$(GPU_PYTHON) -m benchmarks.gpu bundle $${data:+--data $$data}
+	$(GPU_PYTHON) -m benchmarks.gpu bundle --check
+
+gpu-rehearse: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu --rehearse --out runs/gpu/rehearsed
+	$(BIN)/python -m benchmarks.gpu read runs/gpu/rehearsed/first.tar.xz runs/gpu/rehearsed/second.tar.xz --into runs/gpu/read
 
 clean:
 	rm -rf $(VENV) build *.egg-info ddfast/_C*.so

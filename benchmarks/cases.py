@@ -1,6 +1,6 @@
 """What is compared: every operator on every workload, by each backend that runs here and by each baseline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import inputs
-from benchmarks.baselines import augmentation, eager, loop
+from benchmarks.baselines import BASELINES, augmentation, eager, loop
 from benchmarks.workloads import Workload
 from ddfast import ClassMoments, keyed, reference
 from ddfast.augment import DRAWS, augment
@@ -84,24 +84,26 @@ class Case:
             return partial(loss_of(self.operator, self.workload.local).definition, batch)
         return partial(_moments_by_definition, batch, self.workload.local)
 
-    def contenders(self) -> dict[str, Bind]:
+    def contenders(self, only: Collection[str] | None = None) -> dict[str, Bind]:
+        """Baselines and backends by name; or those of `only`, without what the others would import."""
+        names = (*BASELINES, *backends(self.operator, self.device))
+        return {name: self.contender(name) for name in names if only is None or name in only}
+
+    def contender(self, name: str) -> Bind:
         if self.operator in AUGMENT:
-            functions: dict[str, Callable[..., Tensor]] = {
-                "loop": augmentation.loop,
-                "eager": augmentation.eager,
-                "compile": torch.compile(
-                    augmentation.eager, dynamic=False
-                ),  # in several graphs: it asks what was drawn
+            functions: dict[str, Callable[[], Callable[..., Tensor]]] = {
+                "loop": lambda: augmentation.loop,
+                "eager": lambda: augmentation.eager,
+                "compile": lambda: torch.compile(augmentation.eager, dynamic=False),  # in several graphs
             }
-            functions |= {name: partial(augment, backend=name) for name in backends(self.operator, self.device)}
-            return {name: partial(self._augmentation, function) for name, function in functions.items()}
+            made = functions.get(name, lambda: partial(augment, backend=name))
+            return partial(self._augmentation, made())
+        if name == "loop":
+            return partial(self._baseline, getattr(loop, self.operator))
         baseline = getattr(eager, self.operator)
-        bound = {
-            "loop": partial(self._baseline, getattr(loop, self.operator)),
-            "eager": partial(self._baseline, baseline),
-            "compile": partial(self._baseline, torch.compile(baseline, dynamic=False, fullgraph=True)),
-        }
-        return bound | {name: partial(self._public, name) for name in backends(self.operator, self.device)}
+        if name == "compile":
+            baseline = torch.compile(baseline, dynamic=False, fullgraph=True)
+        return partial(self._baseline, baseline) if name in BASELINES else partial(self._public, name)
 
     def _baseline(self, function: Callable[..., Any], batch: Batch) -> Function:
         if not self.differentiable:

@@ -3,18 +3,16 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import environment, intervals
+from benchmarks import environment
 from benchmarks.baselines import BASELINES
 from benchmarks.cases import CONSTANT, Case, backends
 from benchmarks.ceilings import Ceilings, measure_ceilings
-from benchmarks.floors import floor
-from benchmarks.measure import Measured, measure
+from benchmarks.measure import Measured, described, measure
 from benchmarks.replay import hand_over
 from benchmarks.workloads import WORKLOADS
 from ddfast.memory import keep_freed_memory
@@ -103,37 +101,10 @@ def report(
         if direction not in samples:
             pytest.skip(result.not_captured[contender])
 
-        run = direction.removesuffix("-graph")
-        needed = floor(operator, workload, run)
-        seconds = intervals.median(samples[direction])
-        against = {
-            baseline: asdict(intervals.ratio(result.samples[baseline][direction], samples[direction]))
-            for baseline in BASELINES
-            if baseline != contender and direction in result.samples.get(baseline, {})
-        }
         benchmark.group = f"{operator} {name} {direction}"
-        benchmark.extra_info |= {
-            "operator": operator,
-            "workload": name,
-            "scale": workload.scale,
-            "direction": direction,
-            "contender": contender,
-            "dtype": "float32",
-            "device": here["gpu"] or here["cpu"],
-            "versions": here["versions"],
-            "commit": here["commit"],
-            "median_s": asdict(seconds),
-            "times_as_fast_as": against,
-            "first_call_s": result.first_call[contender].get(direction),
-            # backward is the second part of both, and has its peak
-            "peak_bytes": result.peak[contender].get("both" if run == "backward" else run),
-            "gb_per_s": needed.bytes / seconds.value / 1e9,
-            "gflop_per_s": needed.operations / seconds.value / 1e9,
-            "floor_s": needed.seconds(ceilings),
-            "fraction_of_floor": needed.seconds(ceilings) / seconds.value,
-            "ceilings": asdict(ceilings),
-            "input_sets": result.input_sets,
-        }
+        benchmark.extra_info |= described(
+            result, Case(operator, workload, DEVICE), contender, direction, ceilings, here
+        )
         hand_over(benchmark, samples[direction])
 
     return of

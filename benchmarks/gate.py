@@ -12,13 +12,13 @@ class Gate:
 
     def __init__(self, case: Case, batches: list[Batch]):
         self.case, self.batches = case, batches
-        self.eager = [self._results(case.definition(batch), batch) for batch in batches]
+        self.eager = [self.results(case.definition(batch), batch) for batch in batches]
         wide = [batch.to(torch.float64) for batch in batches]
-        self.exact = [self._results(case.definition(batch), batch) for batch in wide]
+        self.exact = [self.results(case.definition(batch), batch) for batch in wide]
 
     def refusal(self, contender: str, bind: Bind) -> str | None:
         """Why no time of this contender may be reported, in a sentence; None if its results are right."""
-        actual = [self._results(bind(batch), batch) for batch in self.batches]
+        actual = [self.results(bind(batch), batch) for batch in self.batches]
         dtype = self.case.features(self.batches[0]).dtype
         for name in actual[0]:
             triples = [
@@ -30,7 +30,7 @@ class Gate:
                 return f"{contender} is wrong on {self.case.workload.name}: {name} of {self.case.operator} {error}"
         return None
 
-    def _results(self, function: Function, batch: Batch) -> dict[str, Tensor]:
+    def results(self, function: Function, batch: Batch) -> dict[str, Tensor]:
         features = self.case.features(batch)
         if self.case.differentiable:
             results = differentiate(function, features, self.case.upstream(batch))

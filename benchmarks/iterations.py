@@ -32,6 +32,7 @@ LOSSES = {  # weights as published for CIFAR-10 at IPC 10
     "cmi-dm": {"covariance_weight": 0.0, "cmi_weight": 8000.0},
     "all": {"covariance_weight": 0.01, "centralization_weight": 0.05, "cmi_weight": 8000.0},
 }
+IDM = {"method": "idm", "partition": 2, "image_lr": 0.2, "covariance_weight": 0.0, "cross_entropy_weight": 0.5}
 CONTENDERS = ("published", "float32", "bf16")
 
 
@@ -58,7 +59,7 @@ class Setting:
             pool="random weights",
             memory_budget=self.budget,
             precision=precision,
-            **LOSSES[self.losses],
+            **(LOSSES | {"idm": IDM})[self.losses],
         )
 
     def dataset(self, device: torch.device) -> Dataset:

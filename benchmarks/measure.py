@@ -8,14 +8,19 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 
+from benchmarks import intervals
+from benchmarks.baselines import BASELINES
 from benchmarks.cases import Case
+from benchmarks.ceilings import Ceilings
 from benchmarks.clock import HostClock, clock_of
+from benchmarks.floors import floor
 from benchmarks.gate import Gate
 from benchmarks.graphs import Graph
 from benchmarks.memory import peak_bytes
@@ -37,12 +42,12 @@ class Measured:
     not_captured: dict[str, str] = field(default_factory=dict)  # as a CUDA graph
 
 
-def measure(case: Case, budget: float, rounds: tuple[int, int]) -> Measured:
-    """Takes turns for about `budget` seconds, but no fewer and no more rounds than said."""
+def measure(case: Case, budget: float, rounds: tuple[int, int], only: Collection[str] | None = None) -> Measured:
+    """Takes turns for about `budget` seconds, but no fewer and no more rounds than said; of `only` some contenders."""
     clock, (batches, small) = clock_of(case.device), input_sets(case)
     measured, gate, turns = Measured(len(batches)), Gate(case, batches[:2]), {}
     number = itertools.count()  # of the input set, over all turns: what is read next was not read lately
-    for name, bind in case.contenders().items():
+    for name, bind in case.contenders(only).items():
         steps = [Step(bind(it), case.features(it), case.differentiable, case.upstream(it)) for it in batches]
         runs = steps[0].runs
         measured.first_call[name] = {k: v for run in runs for k, v in steps[0].timed(run, clock).items()}
@@ -62,6 +67,42 @@ def measure(case: Case, budget: float, rounds: tuple[int, int]) -> Measured:
     del gate
     measured.samples = take_turns(turns, budget, rounds)
     return measured
+
+
+def described(
+    measured: Measured, case: Case, contender: str, direction: str, ceilings: Ceilings, here: dict[str, Any]
+) -> dict[str, Any]:
+    """What is known of a contender's samples: their median, ratios to the baselines, and the share of the floor."""
+    samples, run = measured.samples[contender], direction.removesuffix("-graph")
+    needed = floor(case.operator, case.workload, run)
+    seconds = intervals.median(samples[direction])
+    against = {
+        baseline: asdict(intervals.ratio(measured.samples[baseline][direction], samples[direction]))
+        for baseline in BASELINES
+        if baseline != contender and direction in measured.samples.get(baseline, {})
+    }
+    return {
+        "operator": case.operator,
+        "workload": case.workload.name,
+        "scale": case.workload.scale,
+        "direction": direction,
+        "contender": contender,
+        "dtype": "float32",
+        "device": here["gpu"] or here["cpu"],
+        "versions": here["versions"],
+        "commit": here["commit"],
+        "median_s": asdict(seconds),
+        "times_as_fast_as": against,
+        "first_call_s": measured.first_call[contender].get(direction),
+        # backward is the second part of both, and has its peak
+        "peak_bytes": measured.peak[contender].get("both" if run == "backward" else run),
+        "gb_per_s": needed.bytes / seconds.value / 1e9,
+        "gflop_per_s": needed.operations / seconds.value / 1e9,
+        "floor_s": needed.seconds(ceilings),
+        "fraction_of_floor": needed.seconds(ceilings) / seconds.value,
+        "ceilings": asdict(ceilings),
+        "input_sets": measured.input_sets,
+    }
 
 
 def _next(steps: list[Step], number: Iterator[int], run: str, clock: HostClock) -> Seconds:

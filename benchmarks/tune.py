@@ -42,7 +42,9 @@ def shapes(names: list[str]) -> dict[tuple[int, int], Workload]:
     return chosen
 
 
-def tune(workload: Workload, precision: str, device: torch.device) -> Iterator[dict[str, Any]]:
+def tune(
+    workload: Workload, precision: str, device: torch.device, candidates: dict[str, list[Cut]] = SPACE
+) -> Iterator[dict[str, Any]]:
     """The rows of the table for a workload's shape: one kernel after the other, the best so far kept."""
     loss = next(loss for loss in MATCHING if loss.name == ("mm-rows" if workload.local == "rows" else "mm"))
     first = inputs.matching(workload, device, 0).to(PRECISIONS[precision])
@@ -69,7 +71,7 @@ def tune(workload: Workload, precision: str, device: torch.device) -> Iterator[d
     forget()
     with mock.patch.object(tiling, "measured", measured):
         right = list(differentiate(loss.of(first, "triton"), first.syn))
-        for kernel, space in SPACE.items():
+        for kernel, space in candidates.items():
             best = (clock_of(device).fastest(run), None)
             for cut in space:
                 keep(kernel, cut)
