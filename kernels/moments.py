@@ -74,7 +74,7 @@ def row_of(position, index, mask, RAGGED: tl.constexpr):
 @triton.jit
 def images_at(x, stride, position, real_index, index, of_real, mask, REAL_RAGGED: tl.constexpr, RAGGED: tl.constexpr):
     """Where the rows of a side at these positions begin: [1, positions]."""
-    if of_real:
+    if of_real:  # noqa: SIM108  a ternary takes scalars alone
         source = row_of(position, real_index, mask, REAL_RAGGED)
     else:
         source = row_of(position, index, mask, RAGGED)
@@ -191,7 +191,7 @@ def moments_kernel(
         in_right = (right < d)[:, None] & (place < p)[None, :]
         left_pivot = finite_or_zero(tl.load(origin + left_at, mask=in_left, other=0.0).to(SUM))
         right_pivot = left_pivot
-        if TILES > 1 and COVARIANCE:
+        if TILES > 1 and COVARIANCE:  # noqa: SIM102  known when compiling, and the tile when running
             right_pivot = finite_or_zero(tl.load(origin + right_at, mask=in_right, other=0.0).to(SUM))
 
         total = tl.zeros((BLOCK, ROWS * BLOCK_P), SUM)  # of each slot by itself until the end
@@ -209,7 +209,7 @@ def moments_kernel(
                         summed += half_square(y)
                     else:
                         summed += product(y, y, PRECISION)
-        if TILES > 1 and COVARIANCE:
+        if TILES > 1 and COVARIANCE:  # noqa: SIM102  known when compiling, and the tile when running
             if i != j:  # another loop, so that each is pipelined
                 for r in range(first, last, ROWS):
                     row = r + slot
