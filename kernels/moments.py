@@ -191,7 +191,7 @@ def moments_kernel(
         in_right = (right < d)[:, None] & (place < p)[None, :]
         left_pivot = finite_or_zero(tl.load(origin + left_at, mask=in_left, other=0.0).to(SUM))
         right_pivot = left_pivot
-        if TILES > 1 and COVARIANCE:  # noqa: SIM102  known when compiling, and the tile when running
+        if TILES > 1 and COVARIANCE:
             right_pivot = finite_or_zero(tl.load(origin + right_at, mask=in_right, other=0.0).to(SUM))
 
         total = tl.zeros((BLOCK, ROWS * BLOCK_P), SUM)  # of each slot by itself until the end
