@@ -72,6 +72,16 @@ def row_of(position, index, mask, RAGGED: tl.constexpr):
 
 
 @triton.jit
+def images_at(x, stride, position, real_index, index, of_real, mask, REAL_RAGGED: tl.constexpr, RAGGED: tl.constexpr):
+    """Where the rows of a side at these positions begin: [1, positions]."""
+    if of_real:  # noqa: SIM108  a ternary takes scalars alone
+        source = row_of(position, real_index, mask, REAL_RAGGED)
+    else:
+        source = row_of(position, index, mask, RAGGED)
+    return (x + source * stride)[None, :]
+
+
+@triton.jit
 def deviations(x, pivot, mask):
     """y = x − pivot, zeros outside."""
     return tl.where(mask, tl.load(x, mask=mask, other=0.0).to(pivot.dtype) - pivot, 0.0)
@@ -158,7 +168,7 @@ def moments_kernel(
         begin, count = bounds(k, offsets, largest, RAGGED)
     first = part * each
     last = tl.minimum(first + each, count)
-    if COVARIANCE:
+    if COVARIANCE and TILES > 1:
         i, j = triangle(tile)
     else:
         i, j = tile, tile
@@ -167,7 +177,7 @@ def moments_kernel(
     slot = tl.arange(0, ROWS * BLOCK_P) // BLOCK_P
     left = i * BLOCK + tl.arange(0, BLOCK)
     right = j * BLOCK + tl.arange(0, BLOCK)
-    SYMMETRIC: tl.constexpr = TILES == 1 and PRECISION == "float32"  # the sum is half of the products
+    HALF: tl.constexpr = PRECISION == "float32"  # of its products is what a tile on the diagonal adds up
     summed = tl.zeros((BLOCK, BLOCK), SUM)
     if split < real_splits:
         origin = x + row_of(begin, real_index, count > 0, REAL_RAGGED) * stride
@@ -185,22 +195,29 @@ def moments_kernel(
             right_pivot = finite_or_zero(tl.load(origin + right_at, mask=in_right, other=0.0).to(SUM))
 
         total = tl.zeros((BLOCK, ROWS * BLOCK_P), SUM)  # of each slot by itself until the end
-        for r in range(first, last, ROWS):
-            row = r + slot
-            if split < real_splits:
-                source = row_of(begin + row, real_index, row < last, REAL_RAGGED)
-            else:
-                source = row_of(begin + row, index, row < last, RAGGED)
-            image = (x + source * stride)[None, :]
-            met = (row < last)[None, :]
-            y = deviations(image + left_at, left_pivot, met if FULL else met & in_left)
-            total += y
-            if COVARIANCE:
-                if SYMMETRIC:
-                    summed += half_square(y)
-                elif TILES == 1:
-                    summed += product(y, y, PRECISION)
-                else:
+        if i == j:
+            for r in range(first, last, ROWS):
+                row = r + slot
+                image = images_at(
+                    x, stride, begin + row, real_index, index, split < real_splits, row < last, REAL_RAGGED, RAGGED
+                )
+                met = (row < last)[None, :]
+                y = deviations(image + left_at, left_pivot, met if FULL else met & in_left)
+                total += y
+                if COVARIANCE:
+                    if HALF:
+                        summed += half_square(y)
+                    else:
+                        summed += product(y, y, PRECISION)
+        if TILES > 1 and COVARIANCE:  # noqa: SIM102  known when compiling, and the tile when running
+            if i != j:  # another loop, so that each is pipelined
+                for r in range(first, last, ROWS):
+                    row = r + slot
+                    image = images_at(
+                        x, stride, begin + row, real_index, index, split < real_splits, row < last, REAL_RAGGED, RAGGED
+                    )
+                    met = (row < last)[None, :]
+                    y = deviations(image + left_at, left_pivot, met if FULL else met & in_left)
                     z = deviations(image + right_at, right_pivot, met if FULL else met & in_right)
                     summed += product(y, z, PRECISION)
 
@@ -211,8 +228,9 @@ def moments_kernel(
             tl.store(at_sums, of_rows, mask=(left < d)[:, None] & (column < p)[None, :])
 
     if COVARIANCE:
-        if SYMMETRIC:
-            summed += tl.trans(summed)
+        if HALF:  # noqa: SIM102  known when compiling, and the tile when running
+            if i == j:
+                summed += tl.trans(summed)
         out = products + ((split * classes + k) * TILES + tile) * (BLOCK * BLOCK)
         inner = tl.arange(0, BLOCK)
         used = (inner // PART)[:, None] <= (inner // PART)[None, :] if TILES == 1 else (inner < BLOCK)[None, :]

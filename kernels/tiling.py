@@ -40,11 +40,12 @@ def divisor(*sizes: int) -> int:
 def moments_tiling(d: int, p: int, precision: str, chip: Chip) -> Tiling:
     """Tiles as large as the registers allow: a larger one reads the features fewer times.
 
-    Two accumulators of a symmetric product and three products of float32 accuracy take most of them.
+    The sum and the accumulator of a step take most of them. On an H100 two programs of four warps share a
+    multiprocessor, so that one multiplies while the other subtracts, rounds and waits for copies.
     """
-    block = {"float64": 32, "float32": 128 if chip.arch >= 90 and d <= 128 else 64, "tf32": 128}[precision]
+    block = {"float64": 32, "float32": 128 if chip.arch >= 100 and d <= 128 else 64, "tf32": 128}[precision]
     step = 32 if chip.arch >= 90 and precision != "float64" else 16
-    cut = Cut(block, step, 8 if block > 32 else 4, 3)
+    cut = Cut(block, step, 4 if block == 32 or (block == 64 and chip.arch == 90) else 8, 3)
     return _tiling(d, p, measured("moments", d, p, precision, chip.name) or cut)
 
 
