@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,28 +22,22 @@ def described(launch):
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from benchmarks.kernels import TOOLS
+    from benchmarks.compiled import MEMORY, PRODUCTS, read_sass
 
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     built = triton.compile(launch.source, target=GPUTarget("cuda", 90, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(built.asm["cubin"])
-        file.flush()
-        usage, sass = (
-            subprocess.run([TOOLS / "cuobjdump", what, file.name], capture_output=True, text=True, check=True).stdout
-            for what in ("-res-usage", "-sass")
-        )
+    usage, counts = read_sass(built.asm["cubin"])
     ttgir = built.asm["ttgir"]
     carried = {name for loop in re.findall(r"iter_args\((.*?)\) ->", ttgir) for name in re.findall(r"(%\w+) =", loop)}
     sums = re.findall(r"(?:warp_group_dot|tt\.dot) %[\w#]+, %[\w#]+, (%\w+)", ttgir)
     return {
         "kernel": launch.kernel.__name__,
-        "registers": int(re.search(r"REG:(\d+)", usage)[1]),
-        "spilled bytes": sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", usage))),
-        "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/", sass, re.MULTILINE)),
-        "16-byte accesses": len(re.findall(r"\b(?:LDG|STG|LDGSTS)\.\S*128\b", sass)),
-        "4-byte copies": len(re.findall(r"\bLDGSTS\.(?!\S*(?:128|64))", sass)),
-        "products": len(re.findall(r"\b(?:HGMMA|HMMA)\.", sass)),
+        "registers": usage["registers"],
+        "spilled bytes": usage["stack"] + usage["spills"],
+        "instructions": counts["all"],
+        "16-byte accesses": sum(counts.get(f"{name}.128", 0) for name in MEMORY),
+        "4-byte copies": counts.get("LDGSTS.32", 0),
+        "products": sum(counts.get(name, 0) for name in PRODUCTS),
         "products into the sum of all": sum(name in carried for name in sums),
     }
 
