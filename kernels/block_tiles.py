@@ -139,9 +139,10 @@ def factors_of(
         if PRECISION != "half":
             matrix = matrix.to(tl.float32)
         return matrix, pivot
-    if taps is None:  # Triton 3.6 has no function that returns None, and nobody reads it
+    elif taps is None:  # noqa: RET505  Triton 3.6 compiles what follows a return, and no function may return None
         return images, images
-    return taps, taps
+    else:
+        return taps, taps
 
 
 @triton.jit
