@@ -68,7 +68,7 @@ def product_cut(channels: int, height: int, width: int, inputs: int, itemsize: i
     """
     side, pixels = max(min(power_of_two(channels), 64), 16), 64 if backward or itemsize == 4 else 128
     rows, columns, _ = _plane(height, width, 0)
-    columns = min(columns, 64)
+    columns = min(columns, pixels // 2)
     rows = max(min(rows, pixels // columns), 2, 16 // columns)
     cut = _cut(channels, height, width, side, rows, columns, 64)
     terms = max(power_of_two(9 * inputs), 16)

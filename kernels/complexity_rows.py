@@ -84,18 +84,19 @@ def log(x):
     """
     if x.dtype == tl.float64:
         return tl.log(tl.where(x == 0, 1, x))
-    bits = x.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F2AAAAB) & -0x800000
-    t = (bits - exponent).to(tl.float32, bitcast=True) - 1
-    series = tl.fma(t, -0.12429866194725037, 0.13433775305747986)
-    series = tl.fma(t, series, -0.12287236750125885)
-    series = tl.fma(t, series, 0.14116978645324707)
-    series = tl.fma(t, series, -0.166733980178833)
-    series = tl.fma(t, series, 0.2000383585691452)
-    series = tl.fma(t, series, -0.24999943375587463)
-    series = tl.fma(t, series, 0.33333319425582886)
-    series = tl.fma(t, series, -0.5)
-    return tl.fma(exponent.to(tl.float32), 8.262958294867817e-08, tl.fma(t * t, series, t))  # log 2 / 2^23
+    else:  # noqa: RET505  Triton 3.6 compiles what follows a return
+        bits = x.to(tl.int32, bitcast=True)
+        exponent = (bits - 0x3F2AAAAB) & -0x800000
+        t = (bits - exponent).to(tl.float32, bitcast=True) - 1
+        series = tl.fma(t, -0.12429866194725037, 0.13433775305747986)
+        series = tl.fma(t, series, -0.12287236750125885)
+        series = tl.fma(t, series, 0.14116978645324707)
+        series = tl.fma(t, series, -0.166733980178833)
+        series = tl.fma(t, series, 0.2000383585691452)
+        series = tl.fma(t, series, -0.24999943375587463)
+        series = tl.fma(t, series, 0.33333319425582886)
+        series = tl.fma(t, series, -0.5)
+        return tl.fma(exponent.to(tl.float32), 8.262958294867817e-08, tl.fma(t * t, series, t))  # log 2 / 2^23
 
 
 @triton.jit

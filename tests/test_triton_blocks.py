@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_close, distance, many, runnable
+from oracle import INTERPRETED, assert_close, distance, many, runnable
 from test_blocks import BLOCKS, CONVS, LAYOUTS, NORMS, Block, away_from_the_kink, on
+from truncation import truncating
 
 from ddfast.kernels import blocks_tiling, tables
 from ddfast.kernels.tiling import Chip
@@ -182,6 +183,18 @@ def test_both_ways_of_a_convolution_are_as_accurate_as_modules(monkeypatch, bloc
     monkeypatch.setattr(triton_blocks, "conv_path", lambda *_: way)
     monkeypatch.setattr(triton_blocks, "precision_of", lambda x: "half" if x.itemsize == 2 else "float32")
     check_way(block, dtype, mean, layout)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the interpreter is given the tensor cores of a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("block", CONVS, ids=lambda block: block.name)
+def test_tensor_cores_that_truncate_sums_do_not_matter_to_a_convolution(monkeypatch, block, dtype):
+    """A product has 64 terms at most, and products are added up by ordinary additions."""
+    monkeypatch.setattr(triton_blocks, "conv_path", lambda *_: "product")
+    monkeypatch.setattr(triton_blocks, "precision_of", lambda x: "half" if x.itemsize == 2 else "float32")
+    with truncating() as lengths:
+        check_way(block, dtype, 0.0, LAYOUTS[0])
+    assert max(lengths) <= 64
 
 
 @on_triton
