@@ -4,7 +4,8 @@
 # test     the quick suite        test-full  everything, slow suites too        lint  ruff and mypy
 # sanitize the native operators under GCC's sanitizers of addresses, undefined behaviour, leaks and threads
 # bench    every operator on every workload against its baselines, into benchmarks/results   bench-quick  that they run
-# kernels  compiles every Triton kernel for GPUs that need not be there, with .venv's Triton and the oldest supported one
+# kernels  compiles every Triton kernel for GPUs that need not be there, with .venv's Triton and for an H100 with the oldest
+#          supported one; CHIPS="A100 H100 B200"
 # versions builds ddfast on Python 3.12 with the oldest versions and on 3.13 with the newest, and runs a sample of the tests
 # gpu      minutes on a GPU, with the packages PYTHON has, no network (docs/gpu.md): RUN=first|second SECONDS=300 OUT=folder
 # gpu-bundle    what is carried to a machine without network, by GPU_PYTHON, whose versions are that machine's
@@ -16,6 +17,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),/dev/null,constraints/cpu.txt)
 DEMO_RUN ?= runs/demo
+CHIPS ?= A100 H100 B200
 RUN ?= first
 SECONDS ?= 300
 
@@ -56,7 +58,7 @@ lint: $(VENV)/.linted
 	$(BIN)/mypy
 
 kernels: $(STAMP)
-	$(BIN)/python -m benchmarks.kernels --check
+	$(BIN)/python -m benchmarks.kernels --chips $(CHIPS) --check
 	PYTHONPATH=$$(PYTHON=$(BIN)/python tests/versions triton) $(BIN)/python -m benchmarks.kernels --chips H100 --check
 	@if command -v nvcc > /dev/null; then $(BIN)/python -m benchmarks.kernels --cuda --check; else echo 'no nvcc: csrc/cuda is not compiled'; fi
 
