@@ -123,8 +123,9 @@ def factors_of(
 ):  # fmt: skip
     """What a map is convolved by: the kernel (CHANNELS, TERMS) and a pivot (TERMS,), the first pixel of each input.
 
-    Without a product it is `taps`. Patches of float32 are taken about the pivot, since a tensor core's error is
-    relative to the sum and not to its spread; the map then lacks a constant of each channel, which the norm takes off.
+    Without a product that is `taps`, and this is nothing. Patches of float32 are taken about the pivot, since a tensor
+    core's error is relative to the sum and not to its spread; the map then lacks a constant of each channel, which the
+    norm takes off.
     """
     if TERMS:
         k = tl.arange(0, TERMS)
@@ -139,10 +140,8 @@ def factors_of(
         if PRECISION != "half":
             matrix = matrix.to(tl.float32)
         return matrix, pivot
-    elif taps is None:  # noqa: RET505  Triton 3.6 compiles what follows a return, and no function may return None
+    else:  # noqa: RET505  nobody reads it, and no function of Triton 3.6 may return None
         return images, images
-    else:
-        return taps, taps
 
 
 @triton.jit
@@ -195,23 +194,23 @@ def multiplied(left, right, PRECISION: tl.constexpr):
 
 @triton.jit
 def tile_of(
-    source, factors, n, c, tile, shape,
+    source, taps, factors, n, c, tile, shape,
     DTYPE: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr, FULL: tl.constexpr,
     TERMS: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """A tile of the map: rows, columns, which elements exist, and their values, 0 for others.
 
-    They are read from `source` or, with `factors`, convolved from the images there.
+    They are read from `source` or, with `taps`, convolved from the images there: by `factors` where it is a product.
     """
     channels, height, width, inputs, image_height, image_width, padding = shape
-    taps, pivot = factors
+    matrix, pivot = factors
     row, column = pixels_of(tile, width, POOL, ROWS, WIDTH)
     inside = inside_of(c, row, column, channels, height, width, FULL)
     if TERMS:
         patches = patches_of(
             source, pivot, n, row, column, inputs, image_height, image_width, padding, LAST, TERMS, PRECISION
         )
-        return row, column, inside, tl.where(inside, multiplied(taps, patches, PRECISION), 0)
+        return row, column, inside, tl.where(inside, multiplied(matrix, patches, PRECISION), 0)
     elif taps is None:  # noqa: RET505
         cells = cells_of(n, c, row, column, channels, height, width, LAST)
         return row, column, inside, tl.load(source + cells, mask=inside, other=0).to(DTYPE)

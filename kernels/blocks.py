@@ -106,7 +106,7 @@ def block_forward(
 
     if WHOLE:
         row, column, inside, x = tile_of(
-            source, factors, n, c, 0, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+            source, taps, factors, n, c, 0, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
         )
         count = pixels_in(0, height, width, dtype, ROWS, WIDTH)
         mean, drift, squares = moments_of(x, inside, count)
@@ -115,7 +115,7 @@ def block_forward(
         count = tl.full((), 0, dtype)
         for tile in range(tiles):
             _, _, inside, x = tile_of(
-                source, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+                source, taps, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
             )
             met = pixels_in(tile, height, width, dtype, ROWS, WIDTH)
             mean, drift, squares, count = merged(mean, drift, squares, count, *moments_of(x, inside, met), met)
@@ -138,7 +138,7 @@ def block_forward(
     else:
         for tile in range(tiles):
             row, column, inside, x = tile_of(
-                source, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+                source, taps, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
             )
             write_tile(
                 x - mean[:, None], scale, shift, residual, out, n, c, tile, row, column, inside, shape,

@@ -125,7 +125,7 @@ def block_backward(
 
     if WHOLE:
         row, column, inside, x = tile_of(
-            source, factors, n, c, 0, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+            source, taps, factors, n, c, 0, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
         )
         centred = x - mean[:, None]
         d = upstream_of(
@@ -154,7 +154,7 @@ def block_backward(
         total, inner = tl.zeros((CHANNELS,), dtype), tl.zeros((CHANNELS,), dtype)
         for tile in range(tiles):
             row, column, inside, x = tile_of(
-                source, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+                source, taps, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
             )
             centred = x - mean[:, None]
             d = upstream_of(
@@ -192,7 +192,7 @@ def block_backward(
         else:
             for tile in range(tiles):
                 row, column, inside, x = tile_of(
-                    source, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+                    source, taps, factors, n, c, tile, shape, dtype, POOL, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
                 )
                 centred = x - mean[:, None]
                 d = upstream_of(

@@ -70,7 +70,7 @@ def tap_products(
             mean -= lacking(*factors, c, PRECISION)
         scale *= rstd
         row, column, inside, x = tile_of(
-            source, factors, n, c, tile, shape, dtype, True, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
+            source, taps, factors, n, c, tile, shape, dtype, True, LAST, FULL, TERMS, PRECISION, ROWS, WIDTH
         )
         centred = x - mean[:, None]
         d = upstream_of(
