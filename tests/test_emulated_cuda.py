@@ -147,23 +147,20 @@ def test_equal_to_the_reference(kernel, row, dtype, side, weights):
 @pytest.mark.parametrize("splits", [(1, 3), (4, 5), (7, 9)], ids=str)
 def test_partials_of_any_number_of_splits_are_added_in_their_order(kernel, splits):
     """... to the bit: several are read at a time, and a class's sums may not depend on how many."""
-    from dataclasses import replace
-
-    from ddfast.operators.triton_matching import Side, partials_of
+    from ddfast.operators.triton_matching import Side, Terms, partials_of
 
     k, rows, d, p = 2, 3, 4, 5
     generator = torch.Generator().manual_seed(1)
     real, syn = (torch.zeros(k * rows, d, 1, p) for _ in range(2))
-    made = partials_of(Side(real, None, None, rows), Side(syn, None, None, rows), k, True, False, counted=True)
+    terms = Terms("features", True, True, True, False)
+    made = partials_of(Side(real, None, None, rows), Side(syn, None, None, rows), k, terms)
     sums, products = (
         torch.randn(sum(splits), *held.shape[1:], generator=generator) for held in (made.sums, made.products)
     )
-    sides = {
-        name: replace(getattr(made, name), splits=count) for name, count in zip(("real", "syn"), splits, strict=True)
-    }
+    plan = made.plan._replace(real_splits=splits[0], splits=splits[1])
     sizes = ((), (2,), (k,), (k, d, p), (k, d, p), (k, d, p), (k, d, d))
     outputs = [torch.full(size, torch.nan) for size in sizes]
-    emulated(kernel, replace(made, **sides, sums=sums, products=products), None, (1.0, 0.01), outputs)
+    emulated(kernel, made._replace(plan=plan, sums=sums, products=products), None, (1.0, 0.01), outputs)
 
     total = torch.zeros(k, d, p)
     for part in sums[splits[0] :]:

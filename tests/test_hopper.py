@@ -246,21 +246,22 @@ def test_half_squares_in_triton_are_scaled_by_their_step(spread):
 
 @pytest.mark.skipif(not INTERPRETED, reason="needs Triton on the CPU: TRITON_INTERPRET=1")
 def test_merge_makes_the_same_losses_of_its_partials_as_of_tritons(emulator, monkeypatch):
-    from ddfast.kernels.tiling import Chip
+    from ddfast.kernels import tiling
     from ddfast.operators import triton_matching
-    from ddfast.operators.triton_matching import Side
+    from ddfast.operators.triton_matching import Side, Terms
 
-    monkeypatch.setattr(triton_matching, "chip_of", lambda device: Chip(90, 4))
+    chip, terms = tiling.Chip(90, 4), Terms("features", True, True, True, False)
+    monkeypatch.setattr(triton_matching, "chip_of", lambda device: chip)
+    monkeypatch.setattr(tiling, "moments_tiling", lambda *_: tiling.Tiling(CHANNELS, 2, POSITIONS, 8, 3))  # one tile
     real, syn, classes = features(22, mean=5.0), features(10, mean=5.1, seed=1), 2
     sides = [Side(side.view(-1, CHANNELS, 1, POSITIONS), None, None, len(side) // classes) for side in (real, syn)]
-    partials = triton_matching.partials_of(*sides, classes, True, False, counted=True)
-    parts = [
-        Part(x, side.rows, side.largest) for x, side in zip((real, syn), (partials.real, partials.syn), strict=True)
-    ]
-    expected = triton_matching._match(partials, None, 1.0, 0.01, True)
+    partials = triton_matching.partials_of(*sides, classes, terms)
+    rows = tiling.rows_of_a_program(tuple(side.largest for side in sides), classes, chip)
+    parts = [Part(x, rows, side.largest) for x, side in zip((real, syn), sides, strict=True)]
+    expected = triton_matching._match(partials, None, terms, (1.0, 0.01))
     for ours, theirs in zip(emulator(*parts, classes), (partials.sums, partials.products), strict=True):
         assert ours.shape == theirs.shape
         theirs.copy_(ours)
     partials.ticket.zero_()
-    for actual, of_triton in zip(triton_matching._match(partials, None, 1.0, 0.01, True), expected, strict=True):
+    for actual, of_triton in zip(triton_matching._match(partials, None, terms, (1.0, 0.01)), expected, strict=True):
         assert frobenius(actual, of_triton) < 1e-5 or of_triton.norm() < 1e-5
