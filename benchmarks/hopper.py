@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
+from unittest import mock
 
 import torch
 import triton
@@ -32,9 +34,11 @@ from benchmarks.graphs import Graph
 from benchmarks.kernels import CHIPS, launches
 from benchmarks.splits import STEP, D, P, accuracy
 from benchmarks.workloads import WORKLOADS, Workload
+from ddfast.kernels import tiling
 from ddfast.kernels.moments import moments_kernel
 from ddfast.kernels.tiling import rows_of_a_program
-from ddfast.operators.triton_matching import Side, partials_of
+from ddfast.operators.launch import chip_of, forget
+from ddfast.operators.triton_matching import Side, Terms, partials_of
 
 CLOCK, MULTIPROCESSORS, SCHEDULERS = 1.755e9, 132, 4
 RATES = {"H100": (3.35e12, 3.0e12), "H200": (4.8e12, 4.3e12)}  # bytes a second: data sheet, and what a copy reaches
@@ -128,8 +132,18 @@ def half_square_of_halves(y):
     return tl.dot(hi, tl.trans(hi * 0.5), part) * ((381 - 2 * exponent) << 23).to(tl.float32, bitcast=True)
 
 
+@contextmanager
+def one_tile() -> Iterator[None]:
+    """Triton's kernel takes all descriptors as one tile, as the Hopper kernel does, and not in three tiles of 64."""
+    forget()
+    with mock.patch.object(tiling, "moments_tiling", return_value=tiling.Tiling(D, 2, P, 8, 3)):
+        yield
+    forget()
+
+
 def triton_loop(workload: Workload, name: str, halves: bool = False) -> Loop:
-    found = launches(losses(workload, torch.float32), CHIPS["H100"])
+    with one_tile():
+        found = launches(losses(workload, torch.float32), CHIPS["H100"])
     launch = next(it for it in found if it.kernel.__name__ == "moments_kernel")
     if halves:
         fn = moments_kernel.fn
@@ -216,26 +230,29 @@ def cycles() -> Iterator[str]:
 
 
 def card() -> Iterator[str]:
-    device = torch.device("cuda")
+    with one_tile():
+        yield from _card()
+
+
+def _card() -> Iterator[str]:
+    device, terms = torch.device("cuda"), Terms("features", True, True, True, False)
     clock = clock_of(device)
     yield "| workload | kernel | µs | GB/s | error of sums | error of products |"
     yield "|---|---|--:|--:|--:|--:|"
     for workload in (it for it in WORKLOADS.values() if it.descriptors == (D, P)):
         counts, k = (workload.real, workload.ipc), workload.classes
         sides = [Side(torch.randn(k * n, D, 1, P, device=device).relu_(), None, None, n) for n in counts]
-        partials = partials_of(*sides, k, True, False, counted=True)
-        taken = [
-            it
-            for side in (partials.real, partials.syn)
-            for it in (side.features, side.offsets, side.index, side.largest, side.rows, side.splits)
-        ]
+        partials = partials_of(*sides, k, terms)
+        rows = tiling.rows_of_a_program(counts, k, chip_of(device))
+        splits = (partials.plan.real_splits, partials.plan.splits)
+        taken = [it for side, count in zip(sides, splits, strict=True) for it in (*side, rows, count)]
         ours = [torch.empty_like(it) for it in (partials.sums, partials.products, partials.ticket)]
         calls = {
-            "Triton": lambda sides=sides, k=k: partials_of(*sides, k, True, False, counted=True),
+            "Triton": lambda sides=sides, k=k: partials_of(*sides, k, terms),
             "Hopper": lambda taken=taken, ours=ours: torch.ops.ddfast.moments_partials(*taken, *ours),
         }
         calls["Hopper"]()
-        x = sides[0].features[: partials.real.rows, :, 0].double()
+        x = sides[0].features[:rows, :, 0].double()
         y = x - x[:1]
         exact = y.sum(0), torch.einsum("ncp,nep->ce", y, y).triu()
         graphs = {name: Graph([call]) for name, call in calls.items()}
