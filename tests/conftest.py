@@ -49,6 +49,34 @@ def _slow(loss, backend, device):
     return [pytest.mark.full] if interpreted and loss.name not in EACH_KERNEL else []
 
 
+# A minute each in the interpreter, or many alike: the quick half keeps another case of the same test.
+INTERPRETED_SLOWLY = (
+    "test_many_classes[triton",
+    "test_bitwise_the_same_from_run_to_run[mm-moments-triton",
+    "test_bitwise_the_same_from_run_to_run[mm-rows-triton",
+    "test_bitwise_the_same_from_run_to_run[cm-maps-triton",
+    "test_compiled_is_eager[mm-moments-triton",
+    "test_compiled_is_eager[mm-triton-cpu-static",
+    "test_a_probability_whose_mean_underflows_is_finite[triton-cpu-torch.float64",
+    "test_any_number_of_classes[cx-triton-cpu-1000",
+    "test_any_number_of_classes[cmi-none-triton-cpu-1000",
+    "test_each_operation_is_the_published_one[(3, 5, 12)",
+    "test_each_operation_is_the_published_one[(5, 2, 17)",
+    "test_each_operation_is_the_published_one[(1, 9, 7)",
+    "test_float32_is_as_accurate_as_eager[rotate-(3, 64, 64)",
+    "test_float32_is_as_accurate_as_eager[scale-(3, 64, 64)",
+    "test_products_of_any_tile[grey",
+    "test_products_of_any_tile[bare",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items if INTERPRETED else ():
+        if "triton" in item.nodeid and item.name.startswith(INTERPRETED_SLOWLY):
+            item.add_marker(pytest.mark.full)
+
+
 @pytest.fixture(autouse=True)
 def planned_anew():
     """No plan of a launch outlives a test: many change how the work is cut."""
