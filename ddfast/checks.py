@@ -85,7 +85,8 @@ def real_features(
     name: str, real: Tensor, segments: ClassSegments | None, syn: Tensor, syn_segments: ClassSegments, local: str
 ) -> tuple[Any, ...]:
     """The real side as features: its maps, detached, and its segments, as the operator takes them."""
-    features = maps(name, real.detach() if real.requires_grad else real, local)
+    shape = form(name, real, local)
+    features = (real.detach() if real.requires_grad else real).reshape(shape)
     same("syn", syn, name, real)
     if real.shape[1:] != syn.shape[1:]:
         raise ValueError(
