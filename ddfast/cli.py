@@ -184,7 +184,7 @@ def sweep(
     A quarter of the training images is held out, unless --holdout says otherwise; test images are never touched. All
     options of distill are there, for all points alike.
     """
-    given = _with_places(given_keys(options))
+    given = given_keys(options)
     base = _base(given)
     path = out or Path("runs") / f"{_run_name(base, given)}-sweep"
     results = Sweep(base, given, parse_grid(grid), seeds, path, resume, console)()

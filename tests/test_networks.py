@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ddfast.networks import NETWORKS, VGG11, AlexNet, ConvNet, Network, ResNet18, build, draw_weights
 from ddfast.networks.norm import normalization
 
-SMALL = {"convnet": 8, "alexnet": 8, "vgg11": 4, "resnet18": 4}
+# PyTorch 2.13 corrupts memory on some CPUs in the gradient of a strided 1x1 convolution of 4 channels, channels_last.
+SMALL = {"convnet": 8, "alexnet": 8, "vgg11": 4, "resnet18": 8}
 CHAINS = {"alexnet": AlexNet, "vgg11": VGG11}
 
 
@@ -243,7 +244,7 @@ def test_resnet_step_by_step() -> None:
         inner = F.instance_norm(block.convolution1(y)).clamp(min=0)
         inner = F.instance_norm(block.convolution2(inner))
         torch.testing.assert_close(block(y), (inner + shortcut).clamp(min=0))
-    assert halving(y).shape == (2, 8, 8, 8)
+    assert halving(y).shape == (2, 2 * SMALL["resnet18"], 8, 8)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

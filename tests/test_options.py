@@ -1,6 +1,7 @@
 """The keys of a run as options of the command line."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from engine import options
 from keys import KEYS, NEEDS, OTHER
 
 from ddfast.cli import main
+from ddfast.data import absolute_place
 from ddfast.distill.config import Config, defaults, key_type
 from ddfast.recipes import from_recipe
 
@@ -39,7 +41,8 @@ class TestEveryKey:
     def test_is_an_option(self, asked: Callable[..., Config], name: str) -> None:
         keys = {**NEEDS.get(name, {}), name: OTHER[name]}
         words = {key: ",".join(map(repr, value)) if isinstance(value, tuple) else value for key, value in keys.items()}
-        expected = dataclasses.asdict(defaults(keys.get("data", "digits")).replace(**keys))
+        kept = {key: absolute_place(value) if key in ("data", "pool") else value for key, value in keys.items()}
+        expected = dataclasses.asdict(defaults(keys.get("data", "digits")).replace(**kept))
         got = dataclasses.asdict(asked("--recipe", "", *options(words)))
         assert got == expected
         assert type(got[name]) is key_type(name)[0]
@@ -50,7 +53,7 @@ class TestEveryKey:
             main()
         shown = set(re.findall(r"^ *--([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
         assert end.value.code == 0
-        assert shown == {name.replace("_", "-") for name in KEYS} | {"out", "resume", "help"}
+        assert shown == {name.replace("_", "-") for name in KEYS} | {"out", "resume", "accept-data", "help"}
 
     def test_of_an_evaluation_have_no_defaults(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -67,7 +70,7 @@ class TestEveryKey:
     def test_override_the_recipe_and_nothing_else(self, asked: Callable[..., Config]) -> None:
         assert asked() == from_recipe("digits")
         assert asked("--width", "5") == from_recipe("digits").replace(width=5)
-        assert asked("--data", "./digits") == Config(data="./digits")
+        assert asked("--data", "./digits") == Config(data=os.path.abspath("digits")), "from any folder"
 
     def test_another_network_has_its_own_size(self, asked: Callable[..., Config]) -> None:
         """A recipe's depth is that of its ConvNet, and no other network has one."""
@@ -81,7 +84,9 @@ class TestEveryKey:
 
     def test_a_recipe_s_mean_can_be_left_out(self, asked: Callable[..., Config]) -> None:
         words = ["--recipe", "dm/cifar10-ipc10", "--data", "./data", "--mean", "none", "--std", "none"]
-        assert asked(*words) == from_recipe("dm/cifar10-ipc10").replace(data="./data", mean=None, std=None)
+        assert asked(*words) == from_recipe("dm/cifar10-ipc10").replace(
+            data=os.path.abspath("data"), mean=None, std=None
+        )
 
     def test_digits_are_not_mirrored(self, asked: Callable[..., Config]) -> None:
         for data, flips in (("svhn", False), ("mnist", False), ("fashion-mnist", True), ("./svhn", True)):

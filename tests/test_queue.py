@@ -202,7 +202,7 @@ class TestRun:
             for name, tensor in vars(state.queue).items():
                 assert torch.equal(tensor, getattr(held.queue, name)), "an evaluation changes nothing"
         names = set(contents(tmp_path / "run"))
-        assert names == {"config.toml", "metrics.jsonl", "synthetic.safetensors", "checkpoint.safetensors"}
+        assert names == {"config.toml", "data.json", "metrics.jsonl", "synthetic.safetensors", "checkpoint.safetensors"}
 
     def test_of_dm_has_none(self, dataset: Dataset) -> None:
         settings = config(method="dm")
