@@ -10,6 +10,7 @@ of its programs one after another on the multiprocessors, added up.
 
 import argparse
 import heapq
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,14 +61,16 @@ def cost(launch: Launch) -> Cost:
 def _moments(a: dict[str, Any]) -> Cost:
     features = sum(side.numel() for side, splits in ((a["real"], "real_splits"), (a["syn"], "splits")) if a[splits])
     partials = a["sums"].numel() + _used(a) * a["products"].numel()
-    products = 2 if a["TILES"] == 1 else 3
-    step = products * 2 * a["BLOCK"] ** 2 * a["ROWS"] * a["BLOCK_P"]
+    # A tile on the diagonal takes two products of halves, any other one three.
+    diagonal = (math.isqrt(8 * a["TILES"] + 1) - 1) // 2
+    step = [products * 2 * a["BLOCK"] ** 2 * a["ROWS"] * a["BLOCK_P"] for products in (2, 3)]
     programs = []
     for splits, rows, largest in (("real_splits", "real_rows", "real_largest"), ("splits", "rows", "largest")):
         for split in range(a[splits]):
             met = min(a[rows], a[largest] - split * a[rows])
             steps = -(-met // a["ROWS"]) * -(-a["p"] // a["BLOCK_P"])
-            programs += [float(steps * step)] * (a["classes"] * a["TILES"])
+            programs += [float(steps * step[0])] * (a["classes"] * diagonal)
+            programs += [float(steps * step[1])] * (a["classes"] * (a["TILES"] - diagonal))
     return Cost(ITEM * (features + partials), programs)
 
 
