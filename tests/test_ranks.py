@@ -277,17 +277,19 @@ class TestAStop:
 class TestAFailure:
     def test_of_the_user_is_said_once(self, folder: Path) -> None:
         for name, keys, said in (
-            ("ipc", {"ipc": 13}, "ipc must be at most 12, the images of the smallest class of ./data, got 13"),
+            ("ipc", {"ipc": 13}, "ipc must be at most 12, the images of the smallest class of "),
             ("pool", {"pool": "./data"}, "data is not a pool"),
         ):
             outcomes = run(2, *words(name, {**CASES["all"], **keys}), cwd=folder)
             assert [it.code for it in outcomes] == [2, 2]
-            assert mistake(outcomes, 2).startswith(said)
+            assert said in mistake(outcomes, 2)
             assert not (folder / name).exists()
 
     def test_of_more_ranks_than_classes(self, folder: Path) -> None:
         outcomes = run(CLASSES + 1, *words("many", CASES["all"]), cwd=folder)
-        assert mistake(outcomes, 2) == "ranks must be at most 4, the classes of ./data, got 5"
+        said = mistake(outcomes, 2)
+        assert said.startswith("ranks must be at most 4, the classes of /")
+        assert said.endswith("/data, got 5")
         assert not (folder / "many").exists()
 
     def test_of_a_run_that_is_there(self, folder: Path, whole: Callable[[str], Path]) -> None:

@@ -198,7 +198,7 @@ class TestFailed:
         assert iteration(folder, "checkpoint") == 3
         assert not leftovers(folder / "checkpoint")
 
-    @pytest.mark.parametrize("number", [10, 13, 16, 19, 20, 21])
+    @pytest.mark.parametrize("number", [11, 14, 17, 20, 21, 22])
     def test_by_a_disk_that_is_full_at_any_time(self, folder: Path, number: int) -> None:
         out = f"full-{number}"
         said = self.failed(distill(folder, out, at_call(number, REPLACE, NO_SPACE)))
