@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ddfast.data import Dataset
 from ddfast.data.fingerprint import Fingerprint
 from ddfast.distill.config import Config
 from ddfast.distill.plan import Plan
@@ -130,27 +129,26 @@ class RunFolder:
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a checkpoint of ddfast: {error}") from error
 
-    def check_data(self, dataset: Dataset, accept: bool) -> str | None:
-        """Refuses other data than the run was begun with, unless `accept`; what else is to be said about them.
+    def check_data(self, name: str, found: Fingerprint, accept: bool) -> str | None:
+        """Refuses other data than the run was begun with, unless `accept`; returns what else is to be said about them.
 
         A run of an earlier version is compared by what its synthetic set says of its data.
         """
-        known, found = self._fingerprint(), Fingerprint.of(dataset)
+        known = self._fingerprint()
         if known is None:
             return None
         difference = known.difference(found)
         if difference is not None:
-            told = f"{dataset.name} is not the data that {self.path} was begun with: {difference}"
+            told = f"{name} is not the data that {self.path} was begun with: {difference}"
             if not accept:
                 raise UserError(f"{told}; --data names where these are now, --accept-data takes the others")
             return f"{told}; they are taken all the same"
         if known.decoded_differently(found):
-            return f"{dataset.name} has the images that {self.path} was begun with, decoded a little differently"
+            return f"{name} has the images that {self.path} was begun with, decoded a little differently"
         return None
 
-    def save_data(self, dataset: Dataset) -> None:
+    def save_data(self, fingerprint: Fingerprint) -> None:
         """Keeps the fingerprint of the data, for `check_data`; one that is there already is not written again."""
-        fingerprint = Fingerprint.of(dataset)
         if not (self.path / _DATA).exists() or self._fingerprint() != fingerprint:
             self.write_json(_DATA, fingerprint.to_json())
 

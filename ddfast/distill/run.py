@@ -14,6 +14,7 @@ from torch import Tensor
 import ddfast
 from ddfast import keyed
 from ddfast.data import Dataset
+from ddfast.data.fingerprint import Fingerprint
 from ddfast.distill.config import Config
 from ddfast.distill.folder import RunFolder, State
 from ddfast.distill.late import Late
@@ -69,7 +70,8 @@ class Run:
         check_precision(config.precision, self.device)
         self.board = Board(path / "tensorboard", wanted=config.tensorboard and ranks.first)
         self.dataset = dataset or load_data(config, self.device, console, ranks)
-        if resume and (notice := self.folder.check_data(self.dataset, accept_data)):
+        self.fingerprint = Fingerprint.of(self.dataset)
+        if resume and (notice := self.folder.check_data(self.dataset.name, self.fingerprint, accept_data)):
             console.print(notice)
         if not self.dataset.has_test:
             self.config = config = self._without_evaluation()
@@ -103,7 +105,7 @@ class Run:
             self.stop = stop
             try:
                 self.folder.save_config(self.config)
-                self.folder.save_data(self.dataset)
+                self.folder.save_data(self.fingerprint)
                 self._make_pool()
                 state = self._begin()
                 self._distill(state)

@@ -10,6 +10,7 @@ from rich.text import Text
 from torch import Tensor
 
 from ddfast.data import Dataset
+from ddfast.data.fingerprint import Fingerprint
 from ddfast.distill.config import Config, defaults
 from ddfast.distill.folder import RunFolder
 from ddfast.distill.setup import find_device, labels_of, load_data, protocol_of
@@ -131,7 +132,7 @@ def _of_run(path: Path, given: dict[str, Any], console: Console, ranks: Ranks, a
     if state is None:
         raise UserError(f"{path} holds no checkpoint yet; ddfast distill --resume continues it")
     dataset = load_data(config, device, console, ranks)
-    if notice := folder.check_data(dataset, accept_data):
+    if notice := folder.check_data(dataset.name, Fingerprint.of(dataset), accept_data):
         console.print(notice)
     dataset.check_test()
     labels = labels_of(config, dataset)
